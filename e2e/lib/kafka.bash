@@ -23,6 +23,9 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# A killed broker is let in again when its old session has run out: after 3 s rather than 9 s.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 # The inner topics' usual 50 partitions each would only make starts slow.
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
