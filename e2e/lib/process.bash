@@ -42,7 +42,7 @@ launch() {
       fd=${fd##*/}
       [ "$fd" -le 2 ] || eval "exec $fd>&-"
     done
-    cd "$state/$server"
+    cd "$state/$server" || exit
     # The pid stays the same through exec. It is on disk before there is a server that could be lost.
     self=$BASHPID                             # inside $( ) it would be another
     echo "$self $(start_time "$self")" >pid.new
