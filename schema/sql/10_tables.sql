@@ -1,0 +1,211 @@
+-- Tables of schema tide: what is published, who reads it, where they stand.
+--
+-- Rules that the rest relies on:
+--  * Messages are insert-only. Nothing ever updates or deletes a message row;
+--    retention drops whole partitions.
+--  * In tide.outbox_message, xid stands before id: defaults are evaluated in
+--    column order, so a transaction has its xid before it takes its first id.
+--    Hence a transaction that starts after a snapshot gets ids above any
+--    sequence value read before that snapshot (docs/design/cursor.md).
+--  * tide.message_id_seq keeps CACHE 1: ids must grow in the order of nextval.
+
+CREATE SEQUENCE tide.message_id_seq AS bigint CACHE 1;
+CREATE SEQUENCE tide.epoch_seq AS bigint CACHE 1;
+
+CREATE TABLE tide.schema_version (
+    version     integer PRIMARY KEY,
+    release     text NOT NULL,
+    applied_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- ---------------------------------------------------------------- outboxes
+
+CREATE TABLE tide.outbox (
+    outbox_id        integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name             text NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 63),
+    table_name       name NOT NULL UNIQUE,
+    enabled          boolean NOT NULL DEFAULT true,
+    retention        interval NOT NULL DEFAULT '24 hours',
+    partition_period interval NOT NULL DEFAULT '6 hours',
+    created_at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- One root for all outboxes, so that outbox_publish is one static, cached
+-- INSERT. LIST by outbox, then RANGE by insertion time:
+--   tide.outbox_message -> tide."<outbox>_outbox" -> tide.outbox_<id>_<from>
+CREATE TABLE tide.outbox_message (
+    xid         xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    id          bigint      NOT NULL DEFAULT nextval('tide.message_id_seq'),
+    outbox_id   integer     NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    headers     jsonb       NOT NULL DEFAULT '{}',
+    payload     jsonb,
+    -- Room for payloads that are not JSON (Avro, Protobuf): not used yet.
+    body        bytea,
+    CONSTRAINT outbox_message_headers_object CHECK (jsonb_typeof(headers) = 'object')
+) PARTITION BY LIST (outbox_id);
+
+CREATE TABLE tide.consumer_group (
+    group_id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    outbox_id         integer NOT NULL REFERENCES tide.outbox ON DELETE CASCADE,
+    name              text NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 255),
+    auto_offset_reset text NOT NULL DEFAULT 'earliest'
+                      CHECK (auto_offset_reset IN ('earliest', 'latest', 'none')),
+    -- Made for a pipeline that named no group; goes when that pipeline goes.
+    implicit          boolean NOT NULL DEFAULT false,
+    created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    UNIQUE (outbox_id, name)
+);
+
+-- The committed position of a group. A message is delivered when its xid is
+-- visible in old_snapshot, or visible in new_snapshot and its id is at most
+-- last_id. No row: nothing was ever committed.
+CREATE TABLE tide.group_cursor (
+    group_id           integer PRIMARY KEY REFERENCES tide.consumer_group ON DELETE CASCADE,
+    -- Fence: a relay checkpoints only while this is the epoch it acquired.
+    epoch              bigint NOT NULL DEFAULT 0,
+    old_snapshot       pg_snapshot NOT NULL,
+    new_snapshot       pg_snapshot NOT NULL,
+    last_id            bigint NOT NULL DEFAULT 0,
+    -- Highest message id known to be delivered; for people to look at.
+    committed_offset   bigint NOT NULL DEFAULT 0,
+    -- Every message with an id up to here is delivered or was rolled back.
+    low_water_id       bigint NOT NULL DEFAULT 0,
+    -- The snapshots mean something only in this cluster and timeline.
+    system_identifier  bigint,
+    timeline           bigint,
+    -- True when the owner left with nothing in flight: no tail scan needed.
+    clean              boolean NOT NULL DEFAULT true,
+    -- Per topic partition or stream: the broker position after the last
+    -- message delivered up to the cursor, and up to low_water_id.
+    sink_position      jsonb NOT NULL DEFAULT '{}',
+    low_water_position jsonb NOT NULL DEFAULT '{}',
+    consumer_id        text,
+    committed_at       timestamptz,
+    -- The snapshots are those of the last tide.poll_outbox.
+    polled             boolean NOT NULL DEFAULT false
+) WITH (fillfactor = 50);
+
+-- ---------------------------------------------------------------- inboxes
+
+CREATE TABLE tide.inbox (
+    inbox_id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name                text NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 63),
+    table_name          name NOT NULL UNIQUE,
+    max_retries         integer NOT NULL DEFAULT 3 CHECK (max_retries >= 0),
+    processed_retention interval NOT NULL DEFAULT '72 hours',
+    -- Null keeps dead letters for ever.
+    dlq_retention       interval,
+    created_at          timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Counters of an inbox; locked by every batch, which makes its seq-N gapless.
+CREATE TABLE tide.inbox_counter (
+    inbox_id   integer PRIMARY KEY REFERENCES tide.inbox ON DELETE CASCADE,
+    last_seq   bigint NOT NULL DEFAULT 0,
+    accepted   bigint NOT NULL DEFAULT 0,
+    duplicates bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+-- Names a stream or topic partition by a small number, so that a position is
+-- (source_ref, source_seq). A stream made anew is a new source.
+CREATE TABLE tide.inbox_source (
+    source_ref  integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inbox_id    integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
+    description text NOT NULL,
+    UNIQUE (inbox_id, description)
+);
+
+-- ---------------------------------------------------------------- pipelines
+
+CREATE TABLE tide.pipeline (
+    pipeline_id  integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name         text NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 255),
+    direction    text NOT NULL CHECK (direction IN ('forward', 'reverse')),
+    outbox_id    integer REFERENCES tide.outbox,
+    group_id     integer UNIQUE REFERENCES tide.consumer_group,
+    inbox_id     integer REFERENCES tide.inbox,
+    -- Sink of a forward, source of a reverse pipeline: kafka, nats, ...
+    connector    text NOT NULL,
+    config       jsonb NOT NULL CHECK (jsonb_typeof(config) = 'object'),
+    batch_size   integer NOT NULL DEFAULT 100 CHECK (batch_size BETWEEN 1 AND 100000),
+    enabled      boolean NOT NULL DEFAULT true,
+    relay_group  text NOT NULL DEFAULT 'default',
+    max_retries  integer NOT NULL DEFAULT 3 CHECK (max_retries >= 0),
+    idempotent   boolean NOT NULL DEFAULT true,
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK ((direction = 'forward') = (outbox_id IS NOT NULL AND group_id IS NOT NULL)),
+    CHECK ((direction = 'reverse') = (inbox_id IS NOT NULL))
+);
+
+-- Rises with every change to pipelines, groups, outboxes or inboxes, in the
+-- changing transaction. Relays compare it to know when to read them anew.
+CREATE TABLE tide.config_state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version  bigint NOT NULL DEFAULT 0
+);
+INSERT INTO tide.config_state DEFAULT VALUES;
+
+CREATE TABLE tide.relay_member (
+    member_id    integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relay_group  text NOT NULL,
+    name         text NOT NULL,
+    pid          integer,
+    release      text,
+    backend_pid  integer NOT NULL,
+    started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+
+-- Who owns a pipeline. The advisory lock is what excludes others; this row
+-- carries the epoch that fences whoever lost the lock without noticing.
+CREATE TABLE tide.pipeline_owner (
+    pipeline_id integer PRIMARY KEY REFERENCES tide.pipeline ON DELETE CASCADE,
+    epoch       bigint NOT NULL,
+    member_id   integer NOT NULL,
+    member_name text NOT NULL,
+    acquired_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    released_at timestamptz
+) WITH (fillfactor = 50);
+
+-- What the owner last reported.
+CREATE TABLE tide.pipeline_status (
+    pipeline_id   integer PRIMARY KEY REFERENCES tide.pipeline ON DELETE CASCADE,
+    epoch         bigint NOT NULL,
+    state         text NOT NULL,
+    state_since   timestamptz NOT NULL,
+    messages      bigint NOT NULL DEFAULT 0,
+    duplicates    bigint NOT NULL DEFAULT 0,
+    dead_letters  bigint NOT NULL DEFAULT 0,
+    retries       bigint NOT NULL DEFAULT 0,
+    last_error    text,
+    last_error_at timestamptz,
+    note          text,
+    reported_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+
+-- Messages that could not be delivered (forward) or stored (reverse), whole.
+CREATE TABLE tide.dead_letter (
+    dlq_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline      text NOT NULL,
+    direction     text NOT NULL,
+    -- Forward: the outbox message. Reverse: where it lay in the source.
+    message_id    bigint,
+    event_id      text,
+    source        text,
+    source_ref    integer,
+    source_seq    bigint,
+    payload       jsonb,
+    body          bytea,
+    headers       jsonb NOT NULL DEFAULT '{}',
+    error         text NOT NULL,
+    attempts      integer NOT NULL DEFAULT 1,
+    created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    resolved_at   timestamptz,
+    resolution    text
+);
+CREATE UNIQUE INDEX dead_letter_message ON tide.dead_letter (pipeline, message_id)
+    WHERE message_id IS NOT NULL;
+CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
+    WHERE source_seq IS NOT NULL;

@@ -1,0 +1,174 @@
+-- Outboxes: made, dropped, switched, listed.
+
+CREATE FUNCTION tide.outbox_create(p_name text, p_retention_hours integer DEFAULT 24)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox;
+    v_leaf   record;
+BEGIN
+    PERFORM tide._check_name(p_name, 'outbox', 63);
+    IF p_retention_hours IS NULL OR p_retention_hours NOT BETWEEN 1 AND 876000 THEN
+        RAISE EXCEPTION 'retention of outbox "%" is % hours', p_name, coalesce(p_retention_hours::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'p_retention_hours is a number of hours from 1 to 876000.';
+    END IF;
+
+    INSERT INTO tide.outbox (name, table_name, retention, partition_period)
+    VALUES (p_name, tide._table_name(p_name, '_outbox'),
+            make_interval(hours => p_retention_hours),
+            tide._partition_period(make_interval(hours => p_retention_hours)))
+    ON CONFLICT DO NOTHING
+    RETURNING * INTO v_outbox;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'outbox "%" already exists', p_name
+            USING ERRCODE = 'duplicate_object',
+                  HINT = 'tide.outbox_create_if_not_exists keeps an outbox that is there.';
+    END IF;
+
+    -- Attached, not created as a partition: that would lock out the publishers
+    -- of all other outboxes.
+    EXECUTE format('CREATE TABLE tide.%I (LIKE tide.outbox_message INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
+                   ' PARTITION BY RANGE (created_at)', v_outbox.table_name);
+    EXECUTE format('ALTER TABLE tide.%I ALTER outbox_id SET DEFAULT %s', v_outbox.table_name, v_outbox.outbox_id);
+    EXECUTE format('CREATE INDEX ON tide.%I (id)', v_outbox.table_name);
+    EXECUTE format('CREATE INDEX ON tide.%I (xid)', v_outbox.table_name);
+    FOR v_leaf IN SELECT * FROM tide._wanted_leaves(v_outbox, '-infinity', clock_timestamp()) LOOP
+        PERFORM tide._create_leaf(v_leaf.leaf);
+        PERFORM tide._attach_leaf(v_outbox, v_leaf.leaf, v_leaf.lower_bound, v_leaf.upper_bound);
+    END LOOP;
+    EXECUTE format('ALTER TABLE tide.outbox_message ATTACH PARTITION tide.%I FOR VALUES IN (%s)',
+                   v_outbox.table_name, v_outbox.outbox_id);
+
+    EXECUTE format('COMMENT ON TABLE tide.%I IS %L', v_outbox.table_name,
+                   format('Messages of outbox "%s". Publish with tide.outbox_publish, or INSERT (payload, headers).', p_name));
+    PERFORM tide._if_role('tide_publisher', format('GRANT INSERT (headers, payload) ON tide.%I TO tide_publisher', v_outbox.table_name));
+    PERFORM tide._if_role('tide_relay', format('GRANT SELECT ON tide.%I TO tide_relay', v_outbox.table_name));
+    PERFORM tide._if_role('tide_reader', format('GRANT SELECT ON tide.%I TO tide_reader', v_outbox.table_name));
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_create(text, integer) IS
+'Makes an outbox and its table tide."<name>_outbox". p_retention_hours: how long delivered messages are kept, at least. Error when the outbox exists.';
+
+CREATE FUNCTION tide.outbox_create_if_not_exists(p_name text, p_retention_hours integer DEFAULT 24)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM tide.outbox o WHERE o.name = p_name) THEN
+        RETURN false;
+    END IF;
+    PERFORM tide.outbox_create(p_name, p_retention_hours);
+    RETURN true;
+EXCEPTION WHEN duplicate_object THEN
+    -- Someone else made it meanwhile.
+    RETURN false;
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_create_if_not_exists(text, integer) IS
+'Like tide.outbox_create, but an existing outbox is kept as it is. Returns whether it was made now.';
+
+CREATE FUNCTION tide.outbox_drop(p_name text, p_if_exists boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+    v_outbox    tide.outbox;
+    v_pipelines text[];
+BEGIN
+    IF p_if_exists AND NOT EXISTS (SELECT FROM tide.outbox o WHERE o.name = p_name) THEN
+        RETURN;
+    END IF;
+    v_outbox := tide._outbox(p_name);
+
+    -- A single partition cannot be taken out without locking the root, which
+    -- all publishers use: try shortly, several times, and then give up.
+    FOR attempt IN 1 .. 5 LOOP
+        BEGIN
+            PERFORM 1 FROM tide.outbox o WHERE o.outbox_id = v_outbox.outbox_id FOR UPDATE;
+            v_pipelines := ARRAY(SELECT p.name FROM tide.pipeline p WHERE p.outbox_id = v_outbox.outbox_id ORDER BY p.name);
+            IF v_pipelines <> '{}' THEN
+                RAISE EXCEPTION 'outbox "%" is used by % %', p_name,
+                    CASE cardinality(v_pipelines) WHEN 1 THEN 'pipeline' ELSE 'pipelines' END,
+                    tide._quoted_list(v_pipelines)
+                    USING ERRCODE = 'dependent_objects_still_exist',
+                          HINT = format('Delete the pipeline first: SELECT tide.relay_delete(%L).', v_pipelines[1]);
+            END IF;
+            LOCK TABLE ONLY tide.outbox_message IN ACCESS EXCLUSIVE MODE;
+            EXECUTE format('DROP TABLE tide.%I', v_outbox.table_name);
+            DELETE FROM tide.outbox o WHERE o.outbox_id = v_outbox.outbox_id;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.05 * attempt);
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'outbox "%" could not be dropped: other transactions are publishing or reading', p_name
+        USING ERRCODE = 'lock_not_available',
+              HINT = 'Try again; look in pg_stat_activity for transactions that stay open.';
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_drop(text, boolean) IS
+'Drops an outbox with its messages and consumer groups. Refused while a pipeline uses it. p_if_exists: no error when there is none.';
+
+CREATE FUNCTION tide.outbox_enable(p_name text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tide.outbox SET enabled = true WHERE outbox_id = (tide._outbox(p_name)).outbox_id;
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_enable(text) IS
+'Lets tide.outbox_publish accept messages for the outbox again.';
+
+CREATE FUNCTION tide.outbox_disable(p_name text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tide.outbox SET enabled = false WHERE outbox_id = (tide._outbox(p_name)).outbox_id;
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_disable(text) IS
+'Makes tide.outbox_publish refuse messages for the outbox. What is in it is still delivered. An INSERT straight into its table is not refused: revoke the right for that.';
+
+CREATE FUNCTION tide.outbox_list()
+RETURNS TABLE (outbox_name text, table_name name, enabled boolean, retention interval, created_at timestamptz)
+LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT o.name, o.table_name, o.enabled, o.retention, o.created_at FROM tide.outbox o ORDER BY o.name
+$$;
+
+COMMENT ON FUNCTION tide.outbox_list() IS 'All outboxes with their tables and retention.';
+
+CREATE FUNCTION tide.outbox_status(p_name text DEFAULT NULL)
+RETURNS TABLE (outbox_name text, enabled boolean, retention interval, pending_count bigint,
+               oldest_pending_at timestamptz, max_pending_id bigint, consumer_groups bigint, pipelines bigint,
+               leaves bigint, partitioned_until timestamptz, total_bytes bigint)
+LANGUAGE plpgsql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox;
+BEGIN
+    IF p_name IS NOT NULL THEN
+        PERFORM tide._outbox(p_name);
+    END IF;
+    FOR v_outbox IN SELECT o.* FROM tide.outbox o WHERE p_name IS NULL OR o.name = p_name ORDER BY o.name LOOP
+        outbox_name := v_outbox.name;
+        enabled := v_outbox.enabled;
+        retention := v_outbox.retention;
+        SELECT p.pending_count, p.oldest_at, p.max_id INTO pending_count, oldest_pending_at, max_pending_id
+          FROM tide._pending(v_outbox) p;
+        SELECT count(*) INTO consumer_groups FROM tide.consumer_group g WHERE g.outbox_id = v_outbox.outbox_id;
+        SELECT count(*) INTO pipelines FROM tide.pipeline p WHERE p.outbox_id = v_outbox.outbox_id;
+        SELECT count(*), max(l.upper_bound) FILTER (WHERE isfinite(l.upper_bound)),
+               sum(pg_total_relation_size(l.relid))
+          INTO leaves, partitioned_until, total_bytes
+          FROM tide._leaves(v_outbox) l;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_status(text) IS
+'One row for the named outbox, or for each: pending messages (as tide.outbox_pending), groups, pipelines, partitions and bytes on disk.';

@@ -1,0 +1,182 @@
+-- The options a pipeline's config may have, and the check against them.
+
+CREATE TABLE tide.connector_option (
+    connector   text NOT NULL,          -- '*': every connector of the direction
+    direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
+    key         text NOT NULL,          -- 'retry.max_ms': max_ms inside retry
+    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template')),
+    required    boolean NOT NULL DEFAULT false,
+    allowed     text[],
+    minimum     bigint,
+    maximum     bigint,
+    description text NOT NULL,
+    PRIMARY KEY (direction, connector, key)
+);
+
+COMMENT ON TABLE tide.connector_option IS
+'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}.';
+
+INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
+('forward', '*', 'consumer_group', 'text', false, NULL, NULL, NULL, 'Consumer group that the pipeline reads as; it must exist and belong to no other pipeline.'),
+('forward', '*', 'max_in_flight', 'integer', false, NULL, 1, 1000000, 'Messages sent and not yet acknowledged, at most.'),
+('forward', '*', 'encoding', 'text', false, '{raw}', NULL, NULL, 'raw: the value is the payload as published.'),
+('forward', '*', 'retry', 'object', false, NULL, NULL, NULL, 'Backoff after a failure that may pass.'),
+('forward', '*', 'retry.initial_ms', 'integer', false, NULL, 1, 3600000, 'First pause, in milliseconds.'),
+('forward', '*', 'retry.max_ms', 'integer', false, NULL, 1, 3600000, 'Longest pause, in milliseconds.'),
+('forward', 'kafka', 'brokers', 'text_list', true, NULL, NULL, NULL, 'Bootstrap brokers, host:port.'),
+('forward', 'kafka', 'topic', 'template', true, NULL, NULL, NULL, 'Topic.'),
+('forward', 'kafka', 'key', 'template', false, NULL, NULL, NULL, 'Record key; equal keys keep their order.'),
+('forward', 'kafka', 'partition', 'integer', false, NULL, 0, 2147483647, 'Topic partition; without it the key decides.'),
+('forward', 'kafka', 'acks', 'text', false, '{all,-1,1,0}', NULL, NULL, 'Acknowledgements that a record needs; all and -1 mean every in-sync replica.'),
+('forward', 'kafka', 'compression', 'text', false, '{none,gzip,snappy,lz4,zstd}', NULL, NULL, 'Compression of record batches.'),
+('forward', 'kafka', 'linger_ms', 'integer', false, NULL, 0, 900000, 'Wait for more records before a batch is sent, in milliseconds.'),
+('forward', 'kafka', 'batch_bytes', 'integer', false, NULL, 1, 2147483647, 'Size of a record batch, in bytes, at most.'),
+('forward', 'kafka', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the topic''s tail is read so that nothing is sent twice.'),
+('forward', 'kafka', 'client_id', 'text', false, NULL, NULL, NULL, 'Client id shown by the broker.'),
+('forward', 'kafka', 'librdkafka', 'object', false, NULL, NULL, NULL, 'Further properties of librdkafka, by their names there.'),
+('forward', 'nats', 'url', 'text_list', true, NULL, NULL, NULL, 'Servers, nats://host:port.'),
+('forward', 'nats', 'subject', 'template', true, NULL, NULL, NULL, 'Subject.'),
+('forward', 'nats', 'stream', 'text', false, NULL, NULL, NULL, 'Stream that must take the subject.'),
+('forward', 'nats', 'create_stream', 'boolean', false, NULL, NULL, NULL, 'Whether a missing stream is created.'),
+('forward', 'nats', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the stream''s tail is read so that nothing is sent twice.'),
+('reverse', 'nats', 'url', 'text_list', true, NULL, NULL, NULL, 'Servers, nats://host:port.'),
+('reverse', 'nats', 'subject', 'text', true, NULL, NULL, NULL, 'Subject to receive, wildcards allowed.'),
+('reverse', 'nats', 'stream', 'text', false, NULL, NULL, NULL, 'Stream to read; without it the one that covers the subject.'),
+('reverse', 'nats', 'create_stream', 'boolean', false, NULL, NULL, NULL, 'Whether a missing stream is created.'),
+('reverse', 'nats', 'durable', 'text', false, NULL, NULL, NULL, 'Name of the durable consumer; without it the queue group''s.'),
+('reverse', 'nats', 'queue_group', 'text', false, NULL, NULL, NULL, 'Queue group that shares the messages.'),
+('reverse', 'nats', 'message_id_header', 'text', false, NULL, NULL, NULL, 'Header whose value is the event id.'),
+('reverse', 'nats', 'dedup_key', 'template', false, NULL, NULL, NULL, 'What makes two messages without an id the same; without it the whole content.');
+
+-- Placeholders: {name} and {headers.name} from the headers, {payload.a.b} from
+-- the payload, {outbox}, {id}. Returns what is wrong, or null.
+CREATE FUNCTION tide._template_error(p_template text)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+DECLARE
+    v_placeholder text;
+BEGIN
+    IF regexp_replace(p_template, '\{[^{}]*\}', '', 'g') ~ '[{}]' THEN
+        RETURN 'has unbalanced braces';
+    END IF;
+    FOR v_placeholder IN SELECT m[1] FROM regexp_matches(p_template, '\{([^{}]*)\}', 'g') m LOOP
+        IF v_placeholder !~ '^[^.\s]+(\.[^.\s]+)*$' OR v_placeholder IN ('headers', 'payload') THEN
+            RETURN format('has the placeholder {%s}, which names nothing', v_placeholder);
+        ELSIF position('.' IN v_placeholder) > 0 AND v_placeholder !~ '^(headers|payload)\.' THEN
+            RETURN format('has the placeholder {%s}, which begins with neither headers. nor payload.', v_placeholder);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tide._text_list(p_value jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT CASE jsonb_typeof(p_value)
+               WHEN 'string' THEN ARRAY(SELECT trim(t) FROM unnest(string_to_array(p_value #>> '{}', ',')) t)
+               WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(p_value))
+           END
+$$;
+
+-- What is wrong with one value, or null.
+CREATE FUNCTION tide._option_error(p_option tide.connector_option, p_value jsonb)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_type text := jsonb_typeof(p_value);
+    v_text text := p_value #>> '{}';
+BEGIN
+    IF p_option.allowed IS NOT NULL THEN
+        IF v_type NOT IN ('string', 'number') OR v_text <> ALL (p_option.allowed) THEN
+            RETURN format('is %s; allowed: %s', p_value, tide._quoted_list(p_option.allowed));
+        END IF;
+        RETURN NULL;
+    END IF;
+    CASE p_option.kind
+        WHEN 'text' THEN
+            IF v_type <> 'string' OR v_text = '' THEN
+                RETURN format('is %s; it must be a text', p_value);
+            END IF;
+        WHEN 'template' THEN
+            IF v_type <> 'string' OR v_text = '' THEN
+                RETURN format('is %s; it must be a text', p_value);
+            END IF;
+            RETURN tide._template_error(v_text);
+        WHEN 'integer' THEN
+            IF v_type <> 'number' OR v_text !~ '^-?[0-9]{1,18}$'
+               OR v_text::bigint NOT BETWEEN coalesce(p_option.minimum, v_text::bigint) AND coalesce(p_option.maximum, v_text::bigint) THEN
+                RETURN format('is %s; it must be a whole number%s%s', p_value,
+                              ' from ' || p_option.minimum, ' to ' || p_option.maximum);
+            END IF;
+        WHEN 'boolean' THEN
+            IF v_type <> 'boolean' THEN
+                RETURN format('is %s; it must be true or false', p_value);
+            END IF;
+        WHEN 'object' THEN
+            IF v_type <> 'object' THEN
+                RETURN format('is %s; it must be a JSON object', p_value);
+            END IF;
+        WHEN 'text_list' THEN
+            IF v_type = 'array' AND EXISTS (SELECT FROM jsonb_array_elements(p_value) e WHERE jsonb_typeof(e) <> 'string')
+               OR coalesce(tide._text_list(p_value), '{}') = '{}'
+               OR '' = ANY (tide._text_list(p_value)) THEN
+                RETURN 'must be a text, several separated by commas, or an array of texts';
+            END IF;
+    END CASE;
+    RETURN NULL;
+END $$;
+
+-- Raises the first thing that is wrong with the config, by key. Values of
+-- unknown keys are not shown: they may be secrets.
+CREATE FUNCTION tide._check_config(p_pipeline text, p_direction text, p_connector text, p_config jsonb)
+RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_known  text[] := ARRAY(SELECT o.key FROM tide.connector_option o
+                              WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') ORDER BY o.key);
+    v_option tide.connector_option;
+    v_entry  record;
+    v_error  text;
+BEGIN
+    IF p_config IS NULL OR jsonb_typeof(p_config) <> 'object' THEN
+        RAISE EXCEPTION 'config of pipeline "%" is %', p_pipeline,
+            CASE WHEN p_config IS NULL THEN 'null' ELSE 'a JSON ' || jsonb_typeof(p_config) END
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'p_config is a JSON object; build it with jsonb_build_object(''key'', value, ...).';
+    END IF;
+
+    FOR v_entry IN
+        SELECT e.key, e.value, e.key AS shown FROM jsonb_each(p_config) e
+        UNION ALL
+        SELECT p.key || '.' || e.key, e.value, p.key || '.' || e.key
+          FROM jsonb_each(p_config) p, LATERAL jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value ELSE '{}' END) e
+         WHERE EXISTS (SELECT FROM unnest(v_known) k WHERE starts_with(k, p.key || '.'))
+    LOOP
+        SELECT o.* INTO v_option FROM tide.connector_option o
+         WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.key = v_entry.key;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'unknown key "%" in the config of pipeline "%"', v_entry.key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = format('%sKnown for %s: %s.', tide._suggestion(v_entry.key, v_known), p_connector, tide._quoted_list(v_known));
+        END IF;
+        v_error := tide._option_error(v_option, v_entry.value);
+        IF v_error IS NOT NULL THEN
+            RAISE EXCEPTION 'key "%" in the config of pipeline "%" %', v_entry.key, p_pipeline, v_error
+                USING ERRCODE = 'invalid_parameter_value', HINT = v_option.description;
+        END IF;
+        IF v_option.kind = 'text_list' AND EXISTS (SELECT FROM unnest(tide._text_list(v_entry.value)) u WHERE u LIKE '%@%') THEN
+            RAISE EXCEPTION 'key "%" in the config of pipeline "%" contains a user name or password', v_entry.key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Secrets are never kept in SQL. Write the address as host:port alone; credentials by reference to a file or variable come in a later release.';
+        END IF;
+    END LOOP;
+
+    SELECT o.* INTO v_option FROM tide.connector_option o
+     WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.required AND NOT p_config ? o.key
+     ORDER BY o.key LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'key "%" is missing in the config of pipeline "%"', v_option.key, p_pipeline
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('%s needs it: %s', p_connector, v_option.description);
+    END IF;
+END $$;

@@ -1,0 +1,74 @@
+-- Views for people and monitoring. Counts are exact and are taken per outbox
+-- or inbox by a statement on its own table, so that many of them do not make
+-- one plan over thousands of partitions.
+
+CREATE VIEW tide.outbox_pending AS
+SELECT o.name AS outbox_name, p.pending_count, p.oldest_at, p.max_id
+  FROM tide.outbox o CROSS JOIN LATERAL tide._pending(o) p;
+
+COMMENT ON VIEW tide.outbox_pending IS
+'Per outbox: committed messages that at least one of its consumer groups has not had delivered (all messages while it has no group), the time the oldest was published, and their highest id. Exact.';
+
+CREATE VIEW tide.consumer_lag AS
+SELECT g.name AS group_name, o.name AS outbox_name, c.consumer_id, c.committed_offset,
+       tide._group_lag(o, c) AS lag,
+       greatest(c.committed_at,
+                (SELECT m.heartbeat_at
+                   FROM tide.pipeline p
+                   JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
+                   JOIN tide.relay_member m ON m.member_id = w.member_id
+                  WHERE p.group_id = g.group_id)) AS last_heartbeat
+  FROM tide.consumer_group g
+  JOIN tide.outbox o USING (outbox_id)
+  LEFT JOIN tide.group_cursor c USING (group_id);
+
+COMMENT ON VIEW tide.consumer_lag IS
+'Per consumer group: who consumes, the highest message id delivered, lag = committed messages not yet delivered (exact; the whole backlog for a group that never committed), and the last sign of life.';
+
+-- Advisory locks of live members and owned pipelines of this database.
+CREATE FUNCTION tide._held_locks()
+RETURNS TABLE (classid bigint, objid bigint)
+LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.classid::bigint, l.objid::bigint
+      FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND d.datname = current_database()
+       AND l.classid IN (1953064045, 1953064037)
+$$;
+
+CREATE VIEW tide.relay_pipeline_status AS
+WITH held AS MATERIALIZED (SELECT * FROM tide._held_locks())
+SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
+       CASE p.direction WHEN 'forward' THEN p.connector END AS sink,
+       CASE p.direction WHEN 'reverse' THEN p.connector END AS source,
+       p.relay_group, p.enabled,
+       w.member_name AS owner, w.epoch,
+       CASE WHEN w.pipeline_id IS NOT NULL THEN coalesce(s.state, 'starting')
+            WHEN NOT p.enabled THEN 'disabled'
+            WHEN EXISTS (SELECT FROM tide.relay_member m JOIN held h ON h.classid = 1953064045 AND h.objid = m.member_id
+                          WHERE m.relay_group = p.relay_group) THEN 'unowned'
+            ELSE 'no live relay' END AS state,
+       CASE WHEN w.pipeline_id IS NOT NULL THEN coalesce(s.state_since, w.acquired_at)
+            ELSE coalesce(last.released_at, t.reported_at, p.updated_at) END AS state_since,
+       CASE p.direction WHEN 'forward' THEN tide._group_lag(o, c) END AS lag,
+       coalesce(t.messages, 0) AS messages, t.last_error, t.last_error_at, t.reported_at
+  FROM tide.pipeline p
+  LEFT JOIN tide.outbox o USING (outbox_id)
+  LEFT JOIN tide.inbox i USING (inbox_id)
+  LEFT JOIN tide.group_cursor c USING (group_id)
+  LEFT JOIN tide.pipeline_owner last ON last.pipeline_id = p.pipeline_id
+  LEFT JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
+        AND EXISTS (SELECT FROM held h WHERE h.classid = 1953064045 AND h.objid = w.member_id)
+  LEFT JOIN tide.pipeline_status t ON t.pipeline_id = p.pipeline_id
+  LEFT JOIN tide.pipeline_status s ON s.pipeline_id = w.pipeline_id AND s.epoch = w.epoch;
+
+COMMENT ON VIEW tide.relay_pipeline_status IS
+'Per pipeline: the relay that owns it and lives, its state since when, lag in messages (forward), messages moved, and the last error. Without a live owner owner is null and state is disabled, unowned (relays of its group live, none has it) or "no live relay".';
+
+CREATE VIEW tide.inbox_summary AS
+SELECT i.name AS inbox_name, n.pending, n.claimed, n.processed, n.dead_letter, n.oldest_pending_at,
+       c.accepted, c.duplicates
+  FROM tide.inbox i JOIN tide.inbox_counter c USING (inbox_id) CROSS JOIN LATERAL tide._inbox_counts(i) n;
+
+COMMENT ON VIEW tide.inbox_summary IS
+'Per inbox: messages pending (claimed ones included), processed and dead, and how many were accepted and refused as duplicates since it was made. Exact.';

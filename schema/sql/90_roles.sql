@@ -1,0 +1,126 @@
+-- Who may do what. The roles are optional: an installer that may not create
+-- roles leaves them out, and the owner can do everything.
+--
+--   tide_admin      creates and configures
+--   tide_publisher  publishes to every outbox
+--   tide_relay      what a relay needs
+--   tide_reader     reads everything, changes nothing
+
+DO $$
+DECLARE
+    v_role text;
+BEGIN
+    FOREACH v_role IN ARRAY ARRAY['tide_admin', 'tide_publisher', 'tide_relay', 'tide_reader'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = v_role) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', v_role);
+            EXCEPTION
+                WHEN insufficient_privilege THEN
+                    RAISE NOTICE 'role % was not created: % may not create roles', v_role, current_user;
+                WHEN duplicate_object OR unique_violation THEN
+                    NULL;
+            END;
+        END IF;
+    END LOOP;
+END $$;
+
+-- The right to INSERT into an outbox's own table rules both ways of
+-- publishing: through the root the policy asks for it.
+ALTER TABLE tide.outbox_message ENABLE ROW LEVEL SECURITY;
+CREATE POLICY publish ON tide.outbox_message FOR INSERT
+    WITH CHECK ((SELECT pg_catalog.has_any_column_privilege(pg_catalog.format('tide.%I', o.table_name), 'INSERT')
+                   FROM tide.outbox o WHERE o.outbox_id = outbox_message.outbox_id));
+CREATE POLICY read ON tide.outbox_message FOR SELECT USING (true);
+
+-- What publishing needs besides the right on the outbox itself. Only these
+-- columns: id, xid and created_at are never the publisher's choice.
+CREATE FUNCTION tide._grant_publishing(p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
+    EXECUTE format('GRANT USAGE ON SEQUENCE tide.message_id_seq TO %I', p_role);
+    EXECUTE format('GRANT SELECT (outbox_id, name, table_name, enabled) ON tide.outbox TO %I', p_role);
+    EXECUTE format('GRANT INSERT (outbox_id, headers, payload) ON tide.outbox_message TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.outbox_publish(text, jsonb, jsonb),'
+                   ' tide.outbox_publish_batch(text, jsonb[], jsonb[]), tide._publish_refused(text, jsonb, jsonb),'
+                   ' tide._check_name(text, text, integer), tide._suggestion(text, text[]), tide._distance(text, text),'
+                   ' tide._quoted_list(text[]) TO %I', p_role);
+END $$;
+
+CREATE FUNCTION tide._check_role(p_role text)
+RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF p_role IS NULL OR NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = p_role) THEN
+        RAISE EXCEPTION 'role % does not exist', coalesce('"' || p_role || '"', 'null')
+            USING ERRCODE = 'undefined_object', HINT = 'Create it with CREATE ROLE, or check its name.';
+    END IF;
+END $$;
+
+CREATE FUNCTION tide.outbox_grant_publish(p_outbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_outbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    PERFORM tide._grant_publishing(p_role);
+    EXECUTE format('GRANT INSERT (headers, payload) ON tide.%I TO %I', v_outbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_grant_publish(text, text) IS
+'Lets a role publish to this outbox, by tide.outbox_publish and by INSERT (payload, headers) into its table, and to no other.';
+
+CREATE FUNCTION tide.outbox_revoke_publish(p_outbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_outbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    EXECUTE format('REVOKE INSERT (headers, payload), INSERT ON tide.%I FROM %I', v_outbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_revoke_publish(text, text) IS
+'Takes back what tide.outbox_grant_publish gave for this outbox. A role that is a member of tide_publisher keeps that role''s right.';
+
+CREATE FUNCTION tide.inbox_grant_process(p_inbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_inbox tide.inbox := tide._inbox(p_inbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
+    EXECUTE format('GRANT SELECT ON tide.inbox TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.inbox_mark_processed(text, text), tide.inbox_mark_failed(text, text, text),'
+                   ' tide.inbox_claim(text, integer, interval), tide.replay_inbox_messages(text, text[]),'
+                   ' tide._inbox(text), tide._no_such_event(tide.inbox, text), tide._check_name(text, text, integer),'
+                   ' tide._suggestion(text, text[]), tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
+    EXECUTE format('GRANT SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until)'
+                   ' ON tide.%I TO %I', v_inbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.inbox_grant_process(text, text) IS
+'Lets a role read and process the messages of this inbox: SELECT on its table, claim, mark, replay.';
+
+CREATE FUNCTION tide.inbox_revoke_process(p_inbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_inbox tide.inbox := tide._inbox(p_inbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    EXECUTE format('REVOKE SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until)'
+                   ' ON tide.%I FROM %I', v_inbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.inbox_revoke_process(text, text) IS
+'Takes back what tide.inbox_grant_process gave for this inbox.';
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tide FROM PUBLIC;

@@ -1,0 +1,18 @@
+//! The SQL of schema `tide`, and its installer.
+//!
+//! The SQL is the product: plain files in `sql/`, one subject each, put
+//! together in the order of their names. They are installed three ways, with
+//! the same result: by [`install`], by the operator (which calls it), and as
+//! `CREATE EXTENSION pg_tide` (`make-extension`).
+
+mod files;
+mod install;
+
+pub use files::{FILES, print};
+pub use install::{Error, Installed, Origin, Status, install, status, upgrade};
+
+/// Version of the schema; rises with every change of it.
+pub const VERSION: i32 = 1;
+
+/// Release of the crates that this schema comes with.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
