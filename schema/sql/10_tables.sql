@@ -5,8 +5,8 @@
 --    retention drops whole partitions.
 --  * In tide.outbox_message, xid stands before id: defaults are evaluated in
 --    column order, so a transaction has its xid before it takes its first id.
---    Hence a transaction that starts after a snapshot gets ids above any
---    sequence value read before that snapshot (docs/design/cursor.md).
+--    Hence a transaction whose xid was not given out yet when the sequence was
+--    read gets ids above the value that was read (docs/design/cursor.md).
 --  * tide.message_id_seq keeps CACHE 1: ids must grow in the order of nextval.
 
 CREATE SEQUENCE tide.message_id_seq AS bigint CACHE 1;

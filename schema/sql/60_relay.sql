@@ -1,19 +1,28 @@
 -- What only relays call: the tick, acquisition, the inbox batch.
 -- Names start with an underscore: not an interface for applications.
 
--- Sequence value first, then a snapshot taken after it. The order matters: a
--- transaction that the snapshot does not know yet gets ids above the value.
+-- The last id taken, then the next xid to be given out, then a snapshot, read
+-- in this order: a transaction with a xid from next_xid on took its ids after
+-- sequence_value was read. (The snapshot's xmax would not do: it is one above
+-- the last finished transaction, and running ones lie above it.)
 -- Each statement of a volatile function sees a snapshot of its own.
-CREATE FUNCTION tide._tick(OUT sequence_value bigint, OUT snapshot text)
+CREATE FUNCTION tide._tick(OUT sequence_value bigint, OUT next_xid bigint, OUT snapshot text)
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_snapshot pg_snapshot;
 BEGIN
     SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END
       INTO sequence_value FROM tide.message_id_seq s;
-    snapshot := pg_catalog.pg_current_snapshot()::text;
+    -- The first call of age() in a transaction fixes the next xid for it.
+    PERFORM pg_catalog.age('3'::xid);
+    v_snapshot := pg_catalog.pg_current_snapshot();
+    snapshot := v_snapshot::text;
+    next_xid := pg_catalog.pg_snapshot_xmax(v_snapshot)::text::bigint
+              + pg_catalog.age(pg_catalog.pg_snapshot_xmax(v_snapshot)::xid);
 END $$;
 
 COMMENT ON FUNCTION tide._tick() IS
-'For relays: the last message id taken, then a snapshot taken after reading it.';
+'For relays: the last message id taken, the next xid, and a snapshot, read in this order.';
 
 -- Makes the caller the owner: a new epoch in the owner row and, for a forward
 -- pipeline, in the group's cursor. The caller holds the advisory lock.

@@ -1,0 +1,3 @@
+//! What sinks and sources of one broker share.
+
+pub(crate) mod nats;

@@ -1,0 +1,76 @@
+//! Running the relay: logging, metrics, signals, the main loop.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{RelayArguments, logging};
+use crate::status::{self, Health, Metrics};
+use crate::supervisor::{self, Settings};
+
+pub(super) async fn run(arguments: RelayArguments) -> Result<(), String> {
+    let database = arguments.postgres.database().map_err(|e| e.to_string())?;
+    let group = arguments.relay_group_id.trim();
+    if group.is_empty() {
+        return Err("--relay-group-id is empty".into());
+    }
+    logging::init(arguments.log_format, &arguments.log_level)?;
+
+    let stop = CancellationToken::new();
+    stop_on_signal(&stop).map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let metrics = Arc::new(Metrics::new());
+    let health = Arc::new(Health::new());
+    let serving_stop = CancellationToken::new();
+    let serving = status::serve(
+        arguments.metrics_addr,
+        Arc::clone(&metrics),
+        Arc::clone(&health),
+        serving_stop.clone(),
+    )
+    .await
+    .map_err(|e| {
+        format!(
+            "cannot serve metrics on {}: {e}; choose another address with --metrics-addr",
+            arguments.metrics_addr
+        )
+    })?;
+    let serving = tokio::spawn(serving);
+
+    let host = hostname::get().map_or_else(|_| "relay".into(), |h| h.to_string_lossy().into_owned());
+    let settings = Settings {
+        relay_group: group.to_owned(),
+        name: format!("{host}-{}", std::process::id()),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        database = database.at(),
+        relay_group = group,
+        "pg-tide relay"
+    );
+    supervisor::run(database, settings, metrics, health, stop).await;
+    serving_stop.cancel();
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), serving).await;
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT stops gracefully, the second at once.
+fn stop_on_signal(stop: &CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.is_cancelled() {
+                tracing::warn!("stopping at once");
+                std::process::exit(130);
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}

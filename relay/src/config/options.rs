@@ -1,0 +1,263 @@
+//! Reading a pipeline's JSON configuration key by key.
+//!
+//! Every key that is asked for is known; what is left at the end is not, and
+//! is refused with the nearest known one.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::encode::Template;
+
+/// What is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OptionError {
+    #[error("\"{key}\" is missing")]
+    Missing { key: String },
+    #[error("\"{key}\" must be {expected}, not {found}")]
+    Kind {
+        key: String,
+        expected: &'static str,
+        found: String,
+    },
+    #[error("\"{key}\" must be one of {allowed}, not \"{found}\"")]
+    NotAllowed {
+        key: String,
+        allowed: String,
+        found: String,
+    },
+    #[error("\"{key}\": {reason}")]
+    Bad { key: String, reason: String },
+    #[error("unknown key \"{key}\"{}", hint(.nearest.as_deref()))]
+    Unknown { key: String, nearest: Option<String> },
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest
+        .map(|n| format!("; did you mean \"{n}\"?"))
+        .unwrap_or_default()
+}
+
+/// A JSON object being read; remembers which keys were asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    left: Map<String, Value>,
+    known: Vec<&'static str>,
+    prefix: &'static str,
+}
+
+impl Options {
+    pub(crate) fn new(object: Map<String, Value>) -> Self {
+        Self {
+            left: object,
+            known: Vec::new(),
+            prefix: "",
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.left.remove(key).filter(|v| !v.is_null())
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn kind<T>(&self, key: &str, expected: &'static str, found: &Value) -> Result<T, OptionError> {
+        Err(OptionError::Kind {
+            key: self.key(key),
+            expected,
+            found: found.to_string(),
+        })
+    }
+
+    pub(crate) fn text(&mut self, key: &'static str) -> Result<Option<String>, OptionError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => self.kind(key, "a text", &other),
+        }
+    }
+
+    pub(crate) fn required_text(&mut self, key: &'static str) -> Result<String, OptionError> {
+        match self.text(key)? {
+            Some(text) if !text.trim().is_empty() => Ok(text),
+            Some(_) => Err(OptionError::Bad {
+                key: self.key(key),
+                reason: "is empty".into(),
+            }),
+            None => Err(OptionError::Missing { key: self.key(key) }),
+        }
+    }
+
+    /// A text or a number, as text.
+    pub(crate) fn word(&mut self, key: &'static str) -> Result<Option<String>, OptionError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            Some(other) => self.kind(key, "a text or a number", &other),
+        }
+    }
+
+    pub(crate) fn one_of<T: Copy>(
+        &mut self,
+        key: &'static str,
+        allowed: &[(&str, T)],
+    ) -> Result<Option<T>, OptionError> {
+        let Some(found) = self.word(key)? else {
+            return Ok(None);
+        };
+        match allowed.iter().find(|(name, _)| *name == found) {
+            Some((_, value)) => Ok(Some(*value)),
+            None => Err(OptionError::NotAllowed {
+                key: self.key(key),
+                allowed: allowed
+                    .iter()
+                    .map(|(n, _)| format!("\"{n}\""))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                found,
+            }),
+        }
+    }
+
+    /// A text with commas or a list of texts.
+    pub(crate) fn required_list(&mut self, key: &'static str) -> Result<Vec<String>, OptionError> {
+        let list = match self.take(key) {
+            None => return Err(OptionError::Missing { key: self.key(key) }),
+            Some(Value::String(text)) => text
+                .split(',')
+                .map(|s| s.trim().to_owned())
+                .filter(|s| !s.is_empty())
+                .collect(),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(text) => Ok(text),
+                    other => self.kind(key, "a text or a list of texts", &other),
+                })
+                .collect::<Result<Vec<_>, _>>()?,
+            Some(other) => return self.kind(key, "a text or a list of texts", &other),
+        };
+        if list.is_empty() {
+            return Err(OptionError::Bad {
+                key: self.key(key),
+                reason: "is empty".into(),
+            });
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn flag(&mut self, key: &'static str) -> Result<Option<bool>, OptionError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(other) => self.kind(key, "true or false", &other),
+        }
+    }
+
+    pub(crate) fn number(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>, OptionError> {
+        let Some(found) = self.take(key) else {
+            return Ok(None);
+        };
+        let number = match &found {
+            Value::Number(n) => n.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        match number {
+            Some(n) if range.contains(&n) => Ok(Some(n)),
+            _ => Err(OptionError::Bad {
+                key: self.key(key),
+                reason: format!(
+                    "must be a whole number from {} to {}, not {found}",
+                    range.start(),
+                    range.end()
+                ),
+            }),
+        }
+    }
+
+    pub(crate) fn millis(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<Duration>, OptionError> {
+        Ok(self.number(key, range)?.map(Duration::from_millis))
+    }
+
+    pub(crate) fn template(&mut self, key: &'static str) -> Result<Option<Template>, OptionError> {
+        self.text(key)?
+            .map(|text| {
+                text.parse()
+                    .map_err(|e: crate::encode::TemplateError| OptionError::Bad {
+                        key: self.key(key),
+                        reason: e.to_string(),
+                    })
+            })
+            .transpose()
+    }
+
+    pub(crate) fn required_template(&mut self, key: &'static str) -> Result<Template, OptionError> {
+        match self.template(key)? {
+            Some(template) if !template.text().is_empty() => Ok(template),
+            Some(_) => Err(OptionError::Bad {
+                key: self.key(key),
+                reason: "is empty".into(),
+            }),
+            None => Err(OptionError::Missing { key: self.key(key) }),
+        }
+    }
+
+    pub(crate) fn object(&mut self, key: &'static str, prefix: &'static str) -> Result<Self, OptionError> {
+        let left = match self.take(key) {
+            None => Map::new(),
+            Some(Value::Object(map)) => map,
+            Some(other) => return self.kind(key, "an object", &other),
+        };
+        Ok(Self {
+            left,
+            known: Vec::new(),
+            prefix,
+        })
+    }
+
+    /// All that is left, as texts: a map handed on to a client library.
+    pub(crate) fn into_texts(self) -> Result<Vec<(String, String)>, OptionError> {
+        self.left
+            .iter()
+            .map(|(key, value)| match value {
+                Value::String(text) => Ok((key.clone(), text.clone())),
+                Value::Number(_) | Value::Bool(_) => Ok((key.clone(), value.to_string())),
+                other => self.kind(key, "a text, a number, true or false", other),
+            })
+            .collect()
+    }
+
+    /// Refuses what nobody asked for.
+    ///
+    /// # Errors
+    /// The first unknown key, with the nearest known one.
+    pub(crate) fn finish(self) -> Result<(), OptionError> {
+        let Some(key) = self.left.keys().next() else {
+            return Ok(());
+        };
+        let nearest = self
+            .known
+            .iter()
+            .map(|known| (strsim::levenshtein(key, known), *known))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len().max(3) / 2)
+            .map(|(_, known)| self.key(known));
+        Err(OptionError::Unknown {
+            key: self.key(key),
+            nearest,
+        })
+    }
+}

@@ -1,0 +1,277 @@
+//! A pipeline: what moves where, parsed from its row.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::options::{OptionError, Options};
+use super::sinks::{KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, SinkSpec};
+use crate::encode::Identity;
+
+/// A pipeline as it stands in SQL.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PipelineRow {
+    pub(crate) pipeline_id: i32,
+    pub(crate) name: String,
+    pub(crate) direction: String,
+    pub(crate) connector: String,
+    pub(crate) config: Value,
+    pub(crate) batch_size: i32,
+    pub(crate) idempotent: bool,
+    /// Name of the outbox or inbox.
+    pub(crate) store: String,
+    pub(crate) table: String,
+    pub(crate) group_id: Option<i32>,
+    pub(crate) inbox_id: Option<i32>,
+}
+
+/// A pipeline ready to run.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PipelineSpec {
+    pub(crate) id: i32,
+    pub(crate) name: String,
+    pub(crate) batch_size: usize,
+    pub(crate) retry: Retry,
+    pub(crate) work: Work,
+}
+
+/// What a pipeline does.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Work {
+    Forward(ForwardSpec),
+    Reverse(ReverseSpec),
+}
+
+/// From an outbox to a broker.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ForwardSpec {
+    pub(crate) outbox: String,
+    /// The outbox's table in schema tide.
+    pub(crate) table: String,
+    pub(crate) group_id: i32,
+    /// Messages sent and not yet acknowledged.
+    pub(crate) max_in_flight: usize,
+    pub(crate) sink: SinkSpec,
+}
+
+/// From a broker to an inbox.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ReverseSpec {
+    pub(crate) inbox: String,
+    pub(crate) inbox_id: i32,
+    /// Whether messages without an id are deduplicated by content.
+    pub(crate) idempotent: bool,
+    pub(crate) source: NatsSourceSpec,
+}
+
+/// Pauses between attempts: doubling from `initial` up to `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retry {
+    pub(crate) initial: Duration,
+    pub(crate) max: Duration,
+}
+
+impl PipelineSpec {
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            pipeline: self.name.clone(),
+            outbox: match &self.work {
+                Work::Forward(forward) => forward.outbox.clone(),
+                Work::Reverse(reverse) => reverse.inbox.clone(),
+            },
+        }
+    }
+
+    pub(crate) fn direction(&self) -> &'static str {
+        match self.work {
+            Work::Forward(_) => "forward",
+            Work::Reverse(_) => "reverse",
+        }
+    }
+
+    /// Reads a row. The same checks run in SQL when a pipeline is set; this
+    /// is the reader that counts, also for rows written by hand.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by key.
+    pub(crate) fn read(row: &PipelineRow) -> Result<Self, OptionError> {
+        let Value::Object(map) = row.config.clone() else {
+            return Err(OptionError::Kind {
+                key: "config".into(),
+                expected: "an object",
+                found: row.config.to_string(),
+            });
+        };
+        let mut options = Options::new(map);
+        let mut retry = options.object("retry", "retry.")?;
+        let initial = retry
+            .millis("initial_ms", 1..=60_000)?
+            .unwrap_or(Duration::from_millis(100));
+        let max = retry
+            .millis("max_ms", 1..=3_600_000)?
+            .unwrap_or(Duration::from_secs(3));
+        retry.finish()?;
+        let missing = |key: &str| OptionError::Missing { key: key.to_owned() };
+        let not_allowed = |allowed: &str| OptionError::NotAllowed {
+            key: if row.direction == "forward" {
+                "sink"
+            } else {
+                "source"
+            }
+            .into(),
+            allowed: allowed.into(),
+            found: row.connector.clone(),
+        };
+        let work = match row.direction.as_str() {
+            "forward" => {
+                // Bound to a group in SQL when the pipeline was set.
+                options.text("consumer_group")?;
+                options.one_of("encoding", &[("raw", ())])?;
+                let max_in_flight = options.number("max_in_flight", 1..=100_000)?.unwrap_or(10_000);
+                Work::Forward(ForwardSpec {
+                    outbox: row.store.clone(),
+                    table: row.table.clone(),
+                    group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
+                    max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
+                    sink: match row.connector.as_str() {
+                        "kafka" => SinkSpec::Kafka(KafkaSinkSpec::read(&mut options)?),
+                        "nats" => SinkSpec::Nats(NatsSinkSpec::read(&mut options)?),
+                        _ => return Err(not_allowed("\"kafka\", \"nats\"")),
+                    },
+                })
+            }
+            _ => Work::Reverse(ReverseSpec {
+                inbox: row.store.clone(),
+                inbox_id: row.inbox_id.ok_or_else(|| missing("inbox"))?,
+                idempotent: row.idempotent,
+                source: match row.connector.as_str() {
+                    "nats" => NatsSourceSpec::read(&mut options)?,
+                    _ => return Err(not_allowed("\"nats\"")),
+                },
+            }),
+        };
+        options.finish()?;
+        Ok(Self {
+            id: row.pipeline_id,
+            name: row.name.clone(),
+            batch_size: usize::try_from(row.batch_size).unwrap_or(1).max(1),
+            retry: Retry {
+                initial,
+                max: max.max(initial),
+            },
+            work,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Delivery;
+    use serde_json::json;
+
+    fn row(direction: &str, connector: &str, config: Value) -> PipelineRow {
+        PipelineRow {
+            pipeline_id: 1,
+            name: "p".into(),
+            direction: direction.into(),
+            connector: connector.into(),
+            config,
+            batch_size: 100,
+            idempotent: true,
+            store: "orders".into(),
+            table: "orders_outbox".into(),
+            group_id: Some(1),
+            inbox_id: Some(1),
+        }
+    }
+
+    fn refusal(direction: &str, connector: &str, config: Value) -> String {
+        PipelineSpec::read(&row(direction, connector, config))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn reads_the_kafka_sink_of_the_tutorial() {
+        let config = json!({"brokers": "localhost:9092", "topic": "order-events", "acks": "all",
+                            "compression": "snappy", "key": "{event_type}"});
+        let spec = PipelineSpec::read(&row("forward", "kafka", config)).unwrap();
+        let Work::Forward(ForwardSpec {
+            sink: SinkSpec::Kafka(kafka),
+            ..
+        }) = spec.work
+        else {
+            panic!("not a Kafka sink");
+        };
+        assert_eq!((kafka.acks, kafka.compression), ("all", "snappy"));
+        assert_eq!(kafka.topic.literal().as_deref(), Some("order-events"));
+        assert_eq!(kafka.delivery, Delivery::ExactlyOnce);
+    }
+
+    #[test]
+    fn says_what_is_wrong_by_key() {
+        let kafka = |extra: Value| {
+            let mut config = json!({"brokers": ["a:1", "b:2"], "topic": "t"});
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(extra.as_object().unwrap().clone());
+            refusal("forward", "kafka", config)
+        };
+        for (extra, want) in [
+            (
+                json!({"compresion": "lz4"}),
+                "unknown key \"compresion\"; did you mean \"compression\"?",
+            ),
+            (
+                json!({"compression": "brotli"}),
+                "\"compression\" must be one of \"none\", \"gzip\", \"snappy\", \"lz4\", \"zstd\", not \"brotli\"",
+            ),
+            (json!({"topic": 5}), "\"topic\" must be a text, not 5"),
+            (
+                json!({"key": "{a"}),
+                "\"key\": template \"{a\": '{' without its '}'",
+            ),
+            (
+                json!({"linger_ms": -1}),
+                "\"linger_ms\": must be a whole number from 0 to 10000, not -1",
+            ),
+            (
+                json!({"librdkafka": {"acks": 1}}),
+                "\"librdkafka.acks\": delivery rests on this setting; it cannot be changed",
+            ),
+            (
+                json!({"retry": {"max": 5}}),
+                "unknown key \"retry.max\"; did you mean \"retry.max_ms\"?",
+            ),
+            (json!({"zzzzzzzzz": 1}), "unknown key \"zzzzzzzzz\""),
+        ] {
+            assert_eq!(kafka(extra), want);
+        }
+        assert_eq!(
+            refusal("forward", "kafka", json!({"topic": "t"})),
+            "\"brokers\" is missing"
+        );
+        assert_eq!(
+            refusal("forward", "rabbit", json!({})),
+            "\"sink\" must be one of \"kafka\", \"nats\", not \"rabbit\""
+        );
+    }
+
+    #[test]
+    fn a_subject_template_becomes_a_wildcard() {
+        for (subject, want) in [("a.b", "a.b"), ("a.{x}", "a.>"), ("a.b-{x}", "a.>"), ("{x}", ">")] {
+            let config = json!({"url": "nats://h", "subject": subject});
+            let spec = PipelineSpec::read(&row("forward", "nats", config)).unwrap();
+            let Work::Forward(ForwardSpec {
+                sink: SinkSpec::Nats(nats),
+                ..
+            }) = spec.work
+            else {
+                panic!("not a NATS sink");
+            };
+            assert_eq!(nats.subject_pattern(), want);
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! From an outbox to a sink: read, encode, send, settle, checkpoint.
+//!
+//! An attempt begins by finding out what of this pipeline lies in the broker's
+//! log beyond the checkpoint, and ends with the first failure after which it
+//! could no longer say what became of a message.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Backoff, Shared};
+use crate::config::{ForwardSpec, PipelineSpec};
+use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
+use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
+use crate::encode::{Encoder, EventId, Rejection, Row};
+use crate::failure::Failure;
+use crate::sink::{Outcome, Settled, Sink};
+use crate::source::outbox::{Page, Reader};
+use crate::status::{PipelineStatus, State, now_micros};
+
+/// Between two checkpoints under load.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(50);
+/// With nothing more to send, a checkpoint follows so soon.
+const IDLE_CHECKPOINT: Duration = Duration::from_millis(5);
+/// The cursor moves without messages, too; that is worth writing seldom.
+const EMPTY_CHECKPOINT: Duration = Duration::from_secs(5);
+/// Bytes in the window.
+const WINDOW_BYTES: usize = 16 << 20;
+/// Messages sent before outcomes are looked at again.
+const BURST: usize = 256;
+/// For what is in flight, when told to stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// One pipeline's run.
+pub(super) struct Run<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) spec: &'a PipelineSpec,
+    pub(super) forward: &'a ForwardSpec,
+    pub(super) epoch: i64,
+    pub(super) status: &'a PipelineStatus,
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// What an attempt works with.
+struct Attempt {
+    sink: Sink,
+    encoder: Encoder,
+    window: Window,
+    low_water: LowWater,
+    /// In the log already; to be skipped when they come.
+    landed: HashSet<EventId>,
+    /// To be sent with nothing else in flight.
+    suspect: Option<i64>,
+    checkpoints: Checkpoints,
+}
+
+/// When to write the next checkpoint.
+struct Checkpoints {
+    written_at: Instant,
+    active_at: Instant,
+    delivered: bool,
+    moved: bool,
+    pending: Option<oneshot::Receiver<Result<(), Failure>>>,
+}
+
+impl Checkpoints {
+    fn due(&self, window_empty: bool) -> Option<Instant> {
+        if self.pending.is_some() {
+            return None;
+        }
+        if self.delivered {
+            let regular = self.written_at + CHECKPOINT_EVERY;
+            return Some(if window_empty {
+                regular.min(self.active_at + IDLE_CHECKPOINT)
+            } else {
+                regular
+            });
+        }
+        self.moved.then(|| self.written_at + EMPTY_CHECKPOINT)
+    }
+}
+
+impl Run<'_> {
+    /// Delivers until told to stop (`Ok`) or something fails.
+    pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
+        let (stored, reanchored) = self.stored_cursor().await?;
+        let identity = self.spec.identity();
+        let opening = Sink::open(&self.forward.sink, &identity, self.forward.max_in_flight);
+        let sink = tokio::select! {
+            sink = opening => sink?,
+            () = self.stop.cancelled() => return Ok(()),
+        };
+        let now = Instant::now();
+        let scan = reanchored || !stored.clean;
+        let mut progress = stored.progress;
+        if !scan {
+            // Nothing was in flight: the log's ends are the new positions.
+            progress.positions = Positions::new();
+        }
+        let mut attempt = Attempt {
+            sink,
+            encoder: Sink::encoder(&self.forward.sink, identity),
+            window: Window::new(progress),
+            low_water: LowWater::new(stored.low_water_id, stored.low_water_positions),
+            landed: HashSet::new(),
+            suspect,
+            checkpoints: Checkpoints {
+                written_at: now,
+                active_at: now,
+                delivered: false,
+                moved: false,
+                pending: None,
+            },
+        };
+        let result = async {
+            tokio::select! {
+                prepared = self.prepare(&mut attempt, scan) => prepared?,
+                () = self.stop.cancelled() => return Ok(()),
+            }
+            self.deliver(&mut attempt, backoff).await
+        }
+        .await;
+        self.status.in_flight(0);
+        attempt.sink.close().await;
+        result
+    }
+
+    /// The cursor to go on from, and whether it had to be re-anchored: its
+    /// snapshots mean nothing in another cluster, and in another timeline
+    /// transactions may have reused ids that they call finished.
+    async fn stored_cursor(&self) -> Result<(StoredCursor, bool), Failure> {
+        let mut lease = self
+            .shared
+            .writers
+            .get()
+            .await
+            .map_err(|e| Failure::transient(e.to_string()))?;
+        let mut stored = store::read(&mut lease.session, self.forward.group_id).await?;
+        let current = self.shared.cluster;
+        let reanchor = stored.cluster.is_some_and(|before| before != current);
+        if reanchor {
+            let snapshot = crate::database::outbox::tick(&mut lease.session).await?.snapshot;
+            tracing::warn!(
+                pipeline = self.spec.name,
+                before = ?stored.cluster,
+                now = ?current,
+                from_id = stored.low_water_id,
+                "the database is another cluster or timeline than at the last checkpoint: re-anchoring by id"
+            );
+            stored.progress.round = Arc::new(Round {
+                old: Snapshot::of_nothing(),
+                new: snapshot,
+            });
+            stored.progress.last_id = stored.low_water_id;
+            for (name, position) in &stored.low_water_positions {
+                stored.progress.positions.insert(name.clone(), *position);
+            }
+        }
+        lease.done();
+        Ok((stored, reanchor))
+    }
+
+    /// Finds what lies beyond the checkpoint, and writes the positions from
+    /// which the next owner will have to look, before anything is sent.
+    async fn prepare(&self, a: &mut Attempt, scan: bool) -> Result<(), Failure> {
+        if scan {
+            a.landed = a.sink.landed(&a.window.progress().positions).await?;
+            if !a.landed.is_empty() {
+                tracing::info!(
+                    pipeline = self.spec.name,
+                    messages = a.landed.len(),
+                    "found messages in the log beyond the checkpoint"
+                );
+            }
+        }
+        let new = a.sink.new_positions(&a.window.progress().positions).await?;
+        a.window.add_positions(&new);
+        a.low_water.add_positions(&new);
+        self.checkpoint_now(a, false).await
+    }
+
+    fn checkpoint(&self, a: &Attempt, clean: bool) -> Checkpoint {
+        let (low_water_id, positions) = a.low_water.mark();
+        Checkpoint {
+            group_id: self.forward.group_id,
+            epoch: self.epoch,
+            progress: a.window.progress().clone(),
+            low_water_id,
+            low_water_positions: positions.clone(),
+            cluster: self.shared.cluster,
+            clean,
+        }
+    }
+
+    async fn checkpoint_now(&self, a: &mut Attempt, clean: bool) -> Result<(), Failure> {
+        if let Some(pending) = a.checkpoints.pending.take() {
+            flatten(pending.await)?;
+        }
+        let pending = self.shared.checkpointer.write(self.checkpoint(a, clean)).await;
+        flatten(pending.await)?;
+        a.checkpoints.written(Instant::now());
+        Ok(())
+    }
+
+    async fn deliver(&self, a: &mut Attempt, backoff: &mut Backoff) -> Result<(), Failure> {
+        let (sender, mut pages) = mpsc::channel(1);
+        let reader = Reader::new(
+            Arc::clone(&self.shared.readers),
+            self.forward.table.clone(),
+            self.shared.ticks.clone(),
+            sender,
+            self.spec.batch_size,
+            a.low_water.mark().0,
+        );
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(reader.run(a.window.progress().clone()));
+        self.status.set(State::Running);
+
+        let mut current: Option<Pending> = None;
+        let mut outcomes = Vec::new();
+        let mut drain_until: Option<Instant> = None;
+        loop {
+            if !self.shared.lease.is_valid() {
+                return Err(Failure::lost("the lock connection did not answer in time"));
+            }
+            let can_go_on = match &mut current {
+                Some(page) => self.send_some(a, page).await?,
+                None => false,
+            };
+            if current.as_ref().is_some_and(|p| p.next == p.page.rows.len()) {
+                if current.take().is_some_and(|p| p.page.ends) {
+                    a.window.end_round();
+                }
+                self.advance(a, backoff);
+            }
+            let now = Instant::now();
+            let due = a.checkpoints.due(a.window.is_empty() && current.is_none());
+            if due.is_some_and(|due| due <= now) {
+                let checkpoint = self.checkpoint(a, false);
+                a.checkpoints.pending = Some(self.shared.checkpointer.write(checkpoint).await);
+                a.checkpoints.written(now);
+            }
+            if let Some(until) = drain_until {
+                if a.window.is_empty() || now >= until {
+                    let clean = a.window.is_empty();
+                    return self.checkpoint_now(a, clean).await;
+                }
+            }
+            let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(now + Duration::from_millis(100))
+                .min(now + Duration::from_millis(100));
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled(), if drain_until.is_none() => {
+                    drain_until = Some(Instant::now() + DRAIN);
+                    current = None;
+                    pages.close();
+                }
+                settled = a.sink.settled(&mut outcomes) => {
+                    settled?;
+                    self.settle(a, &mut outcomes).await?;
+                    self.advance(a, backoff);
+                }
+                written = written(&mut a.checkpoints.pending) => {
+                    a.checkpoints.pending = None;
+                    written?;
+                }
+                () = std::future::ready(()), if can_go_on && current.is_some() => {}
+                page = pages.recv(), if current.is_none() && drain_until.is_none() => match page {
+                    Some(Ok(page)) => {
+                        if let Some(mark) = page.starts {
+                            a.window.start_round(Arc::clone(&page.round));
+                            let reached = &a.window.progress().positions;
+                            a.low_water.sample(mark.sequence_value, mark.next_xid, reached);
+                        }
+                        current = Some(Pending { page, next: 0 });
+                    }
+                    Some(Err(failure)) => return Err(failure),
+                    None => return Err(Failure::transient("the reader ended")),
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Sends the next rows of the page as far as the window allows; false when
+    /// it must wait for outcomes.
+    async fn send_some(&self, a: &mut Attempt, pending: &mut Pending) -> Result<bool, Failure> {
+        for _ in 0..BURST {
+            let Some(row) = pending.page.rows.get(pending.next) else {
+                return Ok(true);
+            };
+            let full = a.window.len() >= self.forward.max_in_flight || a.window.bytes() >= WINDOW_BYTES;
+            if full || (a.suspect.is_some_and(|id| id <= row.id) && !a.window.is_empty()) {
+                return Ok(false);
+            }
+            if a.landed.remove(&row.event_id()) {
+                let ticket = a.window.push(row.id, row.created_at, row.bytes());
+                a.window.settle(ticket, Settlement::Done);
+                self.status.skipped(1);
+            } else {
+                self.send(a, row).await?;
+            }
+            pending.next += 1;
+        }
+        Ok(true)
+    }
+
+    async fn send(&self, a: &mut Attempt, row: &Row) -> Result<(), Failure> {
+        loop {
+            let event = match a.encoder.encode(row) {
+                Ok(event) => event,
+                Err(rejection) => return self.reject(a, row, &rejection).await,
+            };
+            if a.sink.is_open(event.destination) {
+                let ticket = a.window.push(row.id, row.created_at, row.bytes());
+                if let Some(reason) = a.sink.send(ticket, &event).await? {
+                    self.dead_letter(row, &reason).await?;
+                    a.window.settle(ticket, Settlement::Done);
+                }
+                return Ok(());
+            }
+            // A topic that is used for the first time: where its log ends now
+            // must be on record before something of ours can be in it.
+            let destination = event.destination.to_owned();
+            let new = a
+                .sink
+                .open_destination(&destination, &a.window.progress().positions)
+                .await?;
+            a.window.add_positions(&new);
+            a.low_water.add_positions(&new);
+            self.checkpoint_now(a, false).await?;
+        }
+    }
+
+    async fn reject(&self, a: &mut Attempt, row: &Row, rejection: &Rejection) -> Result<(), Failure> {
+        self.dead_letter(row, &rejection.to_string()).await?;
+        let ticket = a.window.push(row.id, row.created_at, row.bytes());
+        a.window.settle(ticket, Settlement::Done);
+        Ok(())
+    }
+
+    async fn dead_letter(&self, row: &Row, reason: &str) -> Result<(), Failure> {
+        let event_id = row.event_id().text(&self.forward.outbox);
+        tracing::warn!(pipeline = self.spec.name, event_id, "dead-lettered: {reason}");
+        let pipeline = (self.spec.name.as_str(), self.forward.group_id, self.epoch);
+        store::dead_letter(&self.shared.writers, pipeline, &event_id, row, reason).await?;
+        self.status.dead_lettered(1);
+        Ok(())
+    }
+
+    async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
+        for Settled { ticket, outcome } in outcomes.drain(..) {
+            match outcome {
+                Outcome::Placed { stream, position } => {
+                    a.window.settle(ticket, Settlement::Placed { stream, position });
+                    self.status.published(1);
+                }
+                Outcome::Unplaced => {
+                    a.window.settle(ticket, Settlement::Done);
+                    self.status.published(1);
+                }
+                Outcome::Duplicate => {
+                    a.window.settle(ticket, Settlement::Done);
+                    self.status.skipped(1);
+                }
+                Outcome::Refused(reason) => {
+                    let Some(id) = a.window.id_of(ticket) else {
+                        continue;
+                    };
+                    if a.suspect != Some(id) {
+                        // Refused among others, which may be its neighbours'
+                        // fault (a batch too large): try it alone.
+                        return Err(Failure::transient(format!("message {id}: {reason}")).suspecting(id));
+                    }
+                    let row = self.read_one(id).await?;
+                    self.dead_letter(&row, &reason).await?;
+                    a.window.settle(ticket, Settlement::Done);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A message that was sent alone and refused, read again.
+    async fn read_one(&self, id: i64) -> Result<Row, Failure> {
+        let everything = Round {
+            old: Snapshot::of_nothing(),
+            new: format!("{max}:{max}:", max = i64::MAX)
+                .parse()
+                .map_err(|_| Failure::transient("snapshot"))?,
+        };
+        let rows = crate::database::outbox::copy_by_id(
+            &self.shared.readers,
+            &self.forward.table,
+            &everything,
+            id - 1,
+            1,
+        )
+        .await?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| Failure::transient(format!("message {id} is gone from the outbox")))
+    }
+
+    /// Moves the window's prefix and all that follows from it.
+    fn advance(&self, a: &mut Attempt, backoff: &mut Backoff) {
+        let now = now_micros();
+        let sink = &a.sink;
+        let left = a.window.advance(
+            |stream| sink.stream_name(stream),
+            |created_at| self.status.latency(now - created_at),
+        );
+        if left > 0 {
+            backoff.reset();
+            a.checkpoints.delivered = true;
+            a.checkpoints.active_at = Instant::now();
+        }
+        if a.suspect
+            .is_some_and(|id| a.window.progress().committed_offset >= id)
+            && a.window.is_empty()
+        {
+            a.suspect = None;
+        }
+        if a.window.take_moved() {
+            a.checkpoints.moved = true;
+            a.low_water.advance(&a.window.progress().round.old);
+        }
+        self.status.in_flight(a.window.len());
+    }
+}
+
+/// A page and the next of its rows to send.
+struct Pending {
+    page: Page,
+    next: usize,
+}
+
+impl Checkpoints {
+    fn written(&mut self, now: Instant) {
+        self.written_at = now;
+        self.delivered = false;
+        self.moved = false;
+    }
+}
+
+fn flatten(reply: Result<Result<(), Failure>, oneshot::error::RecvError>) -> Result<(), Failure> {
+    reply.unwrap_or_else(|_| Err(Failure::transient("the checkpoint writer ended")))
+}
+
+/// The reply to a pending checkpoint; never resolves without one.
+async fn written(pending: &mut Option<oneshot::Receiver<Result<(), Failure>>>) -> Result<(), Failure> {
+    match pending {
+        Some(pending) => flatten(pending.await),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,116 @@
+//! Pipelines: the stages joined, and what happens between two attempts.
+
+mod backoff;
+mod forward;
+mod reverse;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use backoff::Backoff;
+
+use crate::config::{PipelineSpec, Work};
+use crate::database::Pool;
+use crate::database::cursor::Cluster;
+use crate::failure::{Class, Failure};
+use crate::ownership::Lease;
+use crate::source::outbox::Tick;
+use crate::status::{PipelineStatus, State};
+use crate::supervisor::checkpoint::Checkpointer;
+
+/// What every pipeline of a relay shares.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) readers: Arc<Pool>,
+    pub(crate) writers: Arc<Pool>,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) ticks: watch::Receiver<Option<Tick>>,
+    pub(crate) lease: Lease,
+    pub(crate) cluster: Cluster,
+}
+
+/// Why a pipeline ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Asked to stop; what could be finished in time is.
+    Stopped,
+    /// Another owner, or none that can be sure of it.
+    LostOwnership,
+}
+
+/// Runs a pipeline until it is told to stop or loses its ownership; failures
+/// of any other kind are retried for as long as it takes.
+pub(crate) async fn run(
+    shared: Shared,
+    spec: Arc<PipelineSpec>,
+    epoch: i64,
+    status: Arc<PipelineStatus>,
+    stop: CancellationToken,
+) -> Exit {
+    let mut backoff = Backoff::new(spec.retry);
+    let mut suspect = None;
+    loop {
+        status.set(State::Starting);
+        let result = match &spec.work {
+            Work::Forward(forward) => {
+                let run = forward::Run {
+                    shared: &shared,
+                    spec: &spec,
+                    forward,
+                    epoch,
+                    status: &status,
+                    stop: &stop,
+                };
+                run.attempt(suspect.take(), &mut backoff).await
+            }
+            Work::Reverse(reverse) => {
+                let run = reverse::Run {
+                    shared: &shared,
+                    spec: &spec,
+                    reverse,
+                    epoch,
+                    status: &status,
+                    stop: &stop,
+                };
+                run.attempt(&mut backoff).await
+            }
+        };
+        let failure: Failure = match result {
+            Ok(()) => {
+                status.set(State::Stopped);
+                return Exit::Stopped;
+            }
+            Err(failure) => failure,
+        };
+        if failure.class == Class::LostOwnership {
+            tracing::warn!(pipeline = spec.name, "ownership lost: {failure}");
+            status.failed(State::Stopped, &failure.message);
+            return Exit::LostOwnership;
+        }
+        suspect = failure.suspect;
+        if stop.is_cancelled() {
+            status.failed(State::Stopped, &failure.message);
+            return Exit::Stopped;
+        }
+        let (attempt, pause) = backoff.next(&mut rand::rng());
+        status.failed(State::Retrying, &failure.message);
+        tracing::warn!(
+            pipeline = spec.name,
+            attempt,
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "delivery failed: {failure}; backing off"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {
+                status.set(State::Stopped);
+                return Exit::Stopped;
+            }
+        }
+        if !shared.lease.is_valid() {
+            return Exit::LostOwnership;
+        }
+    }
+}

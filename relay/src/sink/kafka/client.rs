@@ -1,0 +1,203 @@
+//! librdkafka: settings, delivery reports, errors in words.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{DeliveryResult, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+use crate::config::KafkaSinkSpec;
+
+/// A delivery report: partition and offset, or the error.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub(super) opaque: usize,
+    pub(super) result: Result<(i32, i64), RDKafkaErrorCode>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    delivered: Mutex<Vec<Delivered>>,
+    /// What makes the producer useless until it is opened anew.
+    trouble: Mutex<Option<String>>,
+    last_reason: Mutex<Option<String>>,
+    news: Notify,
+}
+
+/// Collects what librdkafka's thread reports.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Reports(Arc<Shared>);
+
+impl Reports {
+    /// Waits for reports or trouble; swaps the reports into `into`.
+    pub(super) async fn take(&self, into: &mut Vec<Delivered>) {
+        loop {
+            {
+                let mut delivered = self.0.delivered.lock();
+                if !delivered.is_empty() {
+                    std::mem::swap(&mut *delivered, into);
+                    return;
+                }
+            }
+            if self.0.trouble.lock().is_some() {
+                return;
+            }
+            self.0.news.notified().await;
+        }
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.0.trouble.lock().clone()
+    }
+
+    pub(super) fn last_reason(&self) -> Option<String> {
+        self.0.last_reason.lock().clone()
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Broker troubles come back as errors of the pipeline; the library's
+        // own lines would only repeat them.
+        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        tracing::debug!(target: "librdkafka", ?code, "{reason}");
+        match code {
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                let last = self.last_reason().unwrap_or_else(|| reason.to_owned());
+                *self.0.trouble.lock() = Some(format!("no broker can be reached: {last}"));
+            }
+            Some(RDKafkaErrorCode::Fatal) => {
+                *self.0.trouble.lock() = Some(format!("the producer gave up: {reason}"));
+            }
+            _ => *self.0.last_reason.lock() = Some(shorten(reason)),
+        }
+        self.0.news.notify_one();
+    }
+}
+
+/// librdkafka's reasons end with timings; they would make each one differ.
+fn shorten(reason: &str) -> String {
+    reason.split(" (after ").next().unwrap_or(reason).to_owned()
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let result = match result {
+            Ok(message) => Ok((message.partition(), message.offset())),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        let mut delivered = self.0.delivered.lock();
+        delivered.push(Delivered { opaque, result });
+        let first = delivered.len() == 1;
+        drop(delivered);
+        if first {
+            self.0.news.notify_one();
+        }
+    }
+}
+
+/// Settings shared by the producer and the reader of the tail.
+pub(super) fn base(spec: &KafkaSinkSpec) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &spec.brokers)
+        .set("client.id", spec.client_id.as_deref().unwrap_or("pg-tide"))
+        .set("socket.nagle.disable", "true")
+        .set("socket.timeout.ms", "10000")
+        .set("socket.connection.setup.timeout.ms", "5000")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("log.connection.close", "false")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+pub(super) fn producer(
+    spec: &KafkaSinkSpec,
+    max_in_flight: usize,
+    reports: Reports,
+) -> KafkaResult<ThreadedProducer<Reports>> {
+    let mut config = base(spec);
+    let idempotent = spec.acks == "all";
+    config
+        .set("acks", spec.acks)
+        .set("enable.idempotence", if idempotent { "true" } else { "false" })
+        // A message that timed out must not leave a gap before later ones.
+        .set(
+            "enable.gapless.guarantee",
+            if idempotent { "true" } else { "false" },
+        )
+        .set("compression.type", spec.compression)
+        .set("linger.ms", spec.linger.as_millis().to_string())
+        .set("batch.size", spec.batch_bytes.to_string())
+        .set("batch.num.messages", "10000")
+        // The window bounds what is queued; the library's limits lie above.
+        .set(
+            "queue.buffering.max.messages",
+            (max_in_flight + 1_000).to_string(),
+        )
+        .set("queue.buffering.max.kbytes", "262144")
+        // Long enough for a slow broker, short enough that a frozen process
+        // has little left to send when it wakes.
+        .set("message.timeout.ms", "10000")
+        .set("request.timeout.ms", "5000")
+        .set("retry.backoff.ms", "50");
+    for (name, value) in &spec.librdkafka {
+        config.set(name, value);
+    }
+    config.create_with_context(reports)
+}
+
+/// Whether the broker refuses this one message for good.
+pub(super) fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::UnknownPartition
+    )
+}
+
+/// Whether the error only says that no connection could be had.
+pub(super) fn is_connection(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::MessageTimedOut
+        )
+    )
+}
+
+/// An error in words.
+pub(super) fn describe(error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(code) => describe_code(code),
+        None => error.to_string(),
+    }
+}
+
+pub(super) fn describe_code(code: RDKafkaErrorCode) -> String {
+    match code {
+        RDKafkaErrorCode::MessageSizeTooLarge => "the message is larger than the broker allows".into(),
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+            "the topic does not exist".into()
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed => "no right to use the topic".into(),
+        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight => "given up on".into(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,122 @@
+//! Reading the end of a topic: which messages of this pipeline are there
+//! beyond the last checkpoint.
+//!
+//! Requests of an owner that died may still be on their way (its socket's
+//! buffer outlives it, a busy broker answers late), so reading goes on until
+//! nothing of this pipeline has been added for a settle time.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client;
+use crate::config::KafkaSinkSpec;
+use crate::cursor::Positions;
+use crate::encode::{EventId, Identity, added};
+
+/// How long nothing of ours may have been added. Measured: a broker on the
+/// same machine answers within a few ms also when busy.
+const SETTLE: Duration = Duration::from_millis(150);
+/// A broker that does not let us read for so long is not available.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// Blocking: runs on a thread of its own.
+pub(super) fn read(
+    spec: &KafkaSinkSpec,
+    identity: &Identity,
+    since: &Positions,
+) -> Result<HashSet<EventId>, KafkaError> {
+    let mut topics: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
+    for (name, position) in since {
+        if let Some((topic, partition)) = name.rsplit_once('/') {
+            if let Ok(partition) = partition.parse() {
+                topics.entry(topic).or_default().push((partition, *position));
+            }
+        }
+    }
+    let mut landed = HashSet::new();
+    if topics.is_empty() {
+        return Ok(landed);
+    }
+    let mut config = client::base(spec);
+    config
+        .set("group.id", "pg-tide-tail")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", "read_uncommitted")
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.error.backoff.ms", "20")
+        .set("fetch.message.max.bytes", "4194304")
+        .set("queued.max.messages.kbytes", "8192");
+    let consumer: BaseConsumer = config.create()?;
+    for (topic, partitions) in topics {
+        read_topic(&consumer, topic, &partitions, identity, &mut landed)?;
+    }
+    Ok(landed)
+}
+
+fn read_topic(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: &[(i32, i64)],
+    identity: &Identity,
+    landed: &mut HashSet<EventId>,
+) -> Result<(), KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    for (partition, position) in partitions {
+        assignment.add_partition_offset(topic, *partition, Offset::Offset(*position))?;
+    }
+    consumer.assign(&assignment)?;
+    let mut at_end: HashSet<i32> = HashSet::new();
+    let mut last_added = Instant::now();
+    let mut last_sign = Instant::now();
+    loop {
+        if at_end.len() == partitions.len() && last_added.elapsed() >= SETTLE {
+            return Ok(());
+        }
+        match consumer.poll(Duration::from_millis(10)) {
+            None => {
+                if at_end.len() < partitions.len() && last_sign.elapsed() > STALLED {
+                    return Err(KafkaError::MessageConsumption(
+                        rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
+                    ));
+                }
+            }
+            Some(Ok(message)) => {
+                last_sign = Instant::now();
+                at_end.remove(&message.partition());
+                if let Some(id) = own_id(&message, identity) {
+                    landed.insert(id);
+                    last_added = Instant::now();
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                last_sign = Instant::now();
+                if at_end.insert(partition) && at_end.len() == partitions.len() {
+                    // The settle time counts from the first time at the end.
+                    last_added = Instant::now();
+                }
+            }
+            Some(Err(error)) if client::is_connection(&error) && last_sign.elapsed() < STALLED => {}
+            Some(Err(error)) => return Err(error),
+        }
+    }
+}
+
+/// The id of a message that this pipeline sent.
+fn own_id(message: &BorrowedMessage<'_>, identity: &Identity) -> Option<EventId> {
+    let headers = message.headers()?;
+    let find = |name: &str| headers.iter().find(|h| h.key == name).and_then(|h| h.value);
+    if find(added::PIPELINE)? != identity.pipeline.as_bytes()
+        || find(added::OUTBOX)? != identity.outbox.as_bytes()
+    {
+        return None;
+    }
+    EventId::parse(std::str::from_utf8(find(added::ID)?).ok()?)
+}
