@@ -1,0 +1,177 @@
+//! What every measurement needs: the servers, the database, the sizes, the relay to start.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::database::Database;
+use crate::kafka::Kafka;
+use crate::nats::Nats;
+use crate::relay::{RELAY_GROUP, Relay};
+
+/// The outbox that is published to, without a pipeline.
+pub const PUBLISH_OUTBOX: &str = "bench";
+
+/// The outbox that is drained.
+pub const BACKLOG_OUTBOX: &str = "backlog";
+
+/// Messages of a batch, of every pipeline.
+const BATCH_SIZE: i32 = 1000;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Seconds of one run of pgbench.
+    pub publish_seconds: u32,
+    /// Messages drained, and sent to a broker from memory.
+    pub backlog: u64,
+    /// Messages stored in an inbox.
+    pub inbox: u64,
+    /// Seconds of steady load, the first of which is dropped.
+    pub latency_seconds: u64,
+}
+
+impl Sizes {
+    /// For figures to quote.
+    pub const FULL: Self = Self {
+        publish_seconds: 4,
+        backlog: 500_000,
+        inbox: 200_000,
+        latency_seconds: 10,
+    };
+    /// For a quick look.
+    pub const QUICK: Self = Self {
+        publish_seconds: 2,
+        backlog: 100_000,
+        inbox: 50_000,
+        latency_seconds: 4,
+    };
+}
+
+/// Addresses and programs, as given to the harness.
+pub struct Setup<'a> {
+    /// A role that may create databases.
+    pub postgres_url: &'a str,
+    /// Kafka's bootstrap servers.
+    pub kafka: &'a str,
+    /// NATS' URL.
+    pub nats: &'a str,
+    /// The program pg-tide; without it only what needs no relay is measured.
+    pub relay: Option<PathBuf>,
+    /// How much is measured.
+    pub sizes: Sizes,
+    /// Where logs and results go.
+    pub output: PathBuf,
+}
+
+/// Everything that measurements share.
+pub struct Bench {
+    /// The database of this run.
+    pub database: Database,
+    /// Kafka.
+    pub kafka: Kafka,
+    /// NATS.
+    pub nats: Nats,
+    /// How much is measured.
+    pub sizes: Sizes,
+    /// Where logs and results go.
+    pub output: PathBuf,
+    relay: Option<PathBuf>,
+}
+
+impl Bench {
+    /// Connects to all servers and makes the database with the schema.
+    pub async fn prepare(setup: Setup<'_>) -> Result<Self> {
+        std::fs::create_dir_all(&setup.output)
+            .with_context(|| format!("cannot make {}", setup.output.display()))?;
+        let bench = Self {
+            kafka: Kafka::connect(setup.kafka).await?,
+            nats: Nats::connect(setup.nats).await?,
+            database: Database::create(setup.postgres_url).await?,
+            sizes: setup.sizes,
+            output: setup.output,
+            relay: setup.relay,
+        };
+        bench.database.install(bench.relay.as_deref()).await?;
+        Ok(bench)
+    }
+
+    /// Whether a relay can be started.
+    pub fn has_relay(&self) -> bool {
+        self.relay.is_some()
+    }
+
+    /// Starts a relay; its log is named by the label.
+    pub fn start_relay(&self, label: &str) -> Result<Relay> {
+        let program: &Path = self
+            .relay
+            .as_deref()
+            .context("no relay was given: --relay PATH")?;
+        Relay::start(
+            program,
+            self.database.url(),
+            self.output.join(format!("{label}.log")),
+        )
+    }
+
+    /// Makes a pipeline from an outbox.
+    pub async fn set_outbox(
+        &self,
+        pipeline: &str,
+        outbox: &str,
+        sink: &str,
+        config: &Value,
+    ) -> Result<()> {
+        let client = self.database.connect().await?;
+        let statement =
+            "SELECT tide.relay_set_outbox($1::text, $2::text, $3::text, $4::text::jsonb,
+                                                      p_batch_size := $5, p_relay_group := $6)";
+        let config = config.to_string();
+        client
+            .execute(
+                statement,
+                &[
+                    &pipeline,
+                    &outbox,
+                    &sink,
+                    &config,
+                    &BATCH_SIZE,
+                    &RELAY_GROUP,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Makes a pipeline from NATS into an inbox, with deduplication.
+    pub async fn set_inbox(&self, pipeline: &str, inbox: &str, config: &Value) -> Result<()> {
+        let client = self.database.connect().await?;
+        let statement = "SELECT tide.relay_set_inbox($1::text, $2::text, $3::text::jsonb, p_batch_size := $4,
+                                                     p_source := 'nats', p_idempotent := true, p_relay_group := $5)";
+        let config = config.to_string();
+        client
+            .execute(
+                statement,
+                &[&pipeline, &inbox, &config, &BATCH_SIZE, &RELAY_GROUP],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a pipeline.
+    pub async fn delete_pipeline(&self, pipeline: &str) -> Result<()> {
+        let client = self.database.connect().await?;
+        client
+            .execute("SELECT tide.relay_delete($1)", &[&pipeline])
+            .await?;
+        Ok(())
+    }
+
+    /// Removes what this run made on the servers, also after failed measurements.
+    pub async fn clean_up(&self) -> Result<()> {
+        self.kafka.clean_up().await?;
+        self.nats.clean_up().await?;
+        self.database.drop().await
+    }
+}

@@ -1,0 +1,110 @@
+//! Whether what a broker holds is what was published: each event once, and in order per key.
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+
+use crate::event::EVENT_TYPES;
+
+const KEYS: u64 = EVENT_TYPES.len() as u64;
+
+/// What was read back from a broker, or stored in a table.
+#[derive(Debug)]
+pub struct Delivery {
+    seen: Vec<bool>,
+    distinct: u64,
+    repeated: u64,
+    foreign: u64,
+    out_of_order: u64,
+    last_of_key: [Option<u64>; EVENT_TYPES.len()],
+}
+
+impl Delivery {
+    /// Nothing yet, of the events 0 to `expected` - 1.
+    pub fn new(expected: u64) -> Self {
+        Self {
+            seen: vec![false; usize::try_from(expected).unwrap_or(usize::MAX)],
+            distinct: 0,
+            repeated: 0,
+            foreign: 0,
+            out_of_order: 0,
+            last_of_key: [None; EVENT_TYPES.len()],
+        }
+    }
+
+    /// Takes the next message by its number; none for a message that is not ours.
+    pub fn note(&mut self, number: Option<u64>) {
+        let index = number.and_then(|number| usize::try_from(number).ok());
+        let (Some(number), Some(seen)) = (number, index.and_then(|index| self.seen.get_mut(index)))
+        else {
+            self.foreign += 1;
+            return;
+        };
+        if std::mem::replace(seen, true) {
+            self.repeated += 1;
+            return;
+        }
+        self.distinct += 1;
+        let last = &mut self.last_of_key[usize::try_from(number % KEYS).unwrap_or_default()];
+        if last.is_some_and(|last| last > number) {
+            self.out_of_order += 1;
+        }
+        *last = Some(number);
+    }
+
+    /// An error unless every event came once, and in order per key.
+    pub fn check(&self) -> Result<()> {
+        let whole = self.seen.len() as u64 == self.distinct;
+        ensure!(
+            whole && self.repeated + self.foreign + self.out_of_order == 0,
+            "wrong delivery: {self}"
+        );
+        Ok(())
+    }
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} events, {} repeated, {} unknown, {} out of their key's order",
+            self.distinct,
+            self.seen.len(),
+            self.repeated,
+            self.foreign,
+            self.out_of_order
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(expected: u64, numbers: &[u64]) -> Delivery {
+        let mut delivery = Delivery::new(expected);
+        for number in numbers {
+            delivery.note(Some(*number));
+        }
+        delivery
+    }
+
+    #[test]
+    fn each_once_is_right_in_any_order_between_keys() {
+        assert!(delivery(6, &[1, 0, 2, 3, 5, 4]).check().is_ok());
+    }
+
+    #[test]
+    fn a_lost_a_repeated_and_an_unknown_event_are_wrong() {
+        assert!(delivery(3, &[0, 2]).check().is_err());
+        assert!(delivery(3, &[0, 1, 1, 2]).check().is_err());
+        assert!(delivery(3, &[0, 1, 2, 3]).check().is_err());
+    }
+
+    #[test]
+    fn an_event_behind_a_later_one_of_its_key_is_wrong() {
+        let delivery = delivery(6, &[4, 1, 2, 3, 0, 5]);
+        assert!(delivery.check().is_err());
+        assert!(delivery.to_string().contains("1 out of"), "{delivery}");
+    }
+}

@@ -1,0 +1,133 @@
+//! The catalogue of figures: every name, its unit, what it is compared to and the bar it has to hold.
+
+/// What a figure is measured against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bar {
+    /// Nothing is asked of it.
+    None,
+    /// At least this value.
+    AtLeast(f64),
+    /// At most this value.
+    AtMost(f64),
+    /// At least this share of what it is compared to.
+    Share(f64),
+}
+
+/// One figure as it is defined.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// Its name in the table and in `summary.json`.
+    pub name: String,
+    /// The unit of its values.
+    pub unit: &'static str,
+    /// Figures that it is shown as a share of; several are stages in series, as 1/(1/a + 1/b).
+    pub compared_to: Vec<String>,
+    /// The bar it has to hold.
+    pub bar: Bar,
+}
+
+/// Numbers of clients that publishing is measured at.
+pub const CLIENTS: [usize; 3] = [1, 8, 32];
+
+/// All figures in the order of the table.
+pub fn catalogue() -> Vec<Figure> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, unit, compared_to: &[&str], bar| {
+        let compared_to = compared_to.iter().map(ToString::to_string).collect();
+        all.push(Figure {
+            name: name.to_owned(),
+            unit,
+            compared_to,
+            bar,
+        });
+    };
+    for clients in CLIENTS {
+        let bare = format!("publish.bare.c{clients}");
+        add(&bare, "commits/s", &[], Bar::None);
+        add(
+            &format!("publish.insert.c{clients}"),
+            "commits/s",
+            &[&bare],
+            Bar::None,
+        );
+        add(
+            &format!("publish.outbox.c{clients}"),
+            "commits/s",
+            &[&bare],
+            Bar::Share(0.75),
+        );
+    }
+    add("limit.pg_copy_out", "rows/s", &[], Bar::None);
+    for (broker, limit, rate) in [
+        ("kafka", "limit.kafka_produce", 60_000.0),
+        ("nats", "limit.nats_publish", 40_000.0),
+    ] {
+        add(limit, "msg/s", &[], Bar::None);
+        add(
+            &format!("drain.{broker}"),
+            "msg/s",
+            &["limit.pg_copy_out", limit],
+            Bar::AtLeast(rate),
+        );
+        add(&format!("drain.{broker}.total"), "s", &[], Bar::None);
+        add(&format!("cpu_per_million.{broker}"), "s", &[], Bar::None);
+    }
+    add("rss.relay", "MiB", &[], Bar::AtMost(64.0));
+    add("limit.inbox_insert", "rows/s", &[], Bar::None);
+    add(
+        "inbox.nats",
+        "msg/s",
+        &["limit.inbox_insert"],
+        Bar::AtLeast(30_000.0),
+    );
+    add("inbox.nats.total", "s", &[], Bar::None);
+    for broker in ["kafka", "nats"] {
+        add(
+            &format!("latency.{broker}.r1000.p50"),
+            "ms",
+            &[],
+            Bar::AtMost(10.0),
+        );
+        add(
+            &format!("latency.{broker}.r1000.p99"),
+            "ms",
+            &[],
+            Bar::AtMost(40.0),
+        );
+        add(&format!("latency.{broker}.r1000.max"), "ms", &[], Bar::None);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_comparison_is_with_a_figure_of_the_catalogue() {
+        let all = catalogue();
+        for figure in &all {
+            for other in &figure.compared_to {
+                assert!(
+                    all.iter().any(|known| known.name == *other),
+                    "{} names {other}",
+                    figure.name
+                );
+            }
+            assert!(
+                !matches!(figure.bar, Bar::Share(_)) || !figure.compared_to.is_empty(),
+                "{}",
+                figure.name
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = catalogue().into_iter().map(|figure| figure.name).collect();
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,247 @@
+//! Kafka by its plain client library: topics, counting, producing from memory, reading everything back.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::task::block_in_place;
+
+use crate::delivery::Delivery;
+use crate::event::{self, Payload};
+use crate::poll::until;
+
+/// All topics made here begin so.
+const PREFIX: &str = "tide-bench-";
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One Kafka cluster.
+pub struct Kafka {
+    brokers: String,
+    admin: AdminClient<DefaultClientContext>,
+    watcher: BaseConsumer,
+}
+
+impl Kafka {
+    /// Connects, and deletes topics that an earlier run left behind.
+    pub async fn connect(brokers: &str) -> Result<Self> {
+        let config = client_config(brokers);
+        let kafka = Self {
+            brokers: brokers.to_owned(),
+            admin: config.create()?,
+            watcher: config.create()?,
+        };
+        kafka
+            .clean_up()
+            .await
+            .with_context(|| format!("Kafka on {brokers}"))?;
+        Ok(kafka)
+    }
+
+    /// Deletes all topics that the harness made, now or in a run that was cut off.
+    pub async fn clean_up(&self) -> Result<()> {
+        let metadata = block_in_place(|| self.watcher.fetch_metadata(None, TIMEOUT))?;
+        for topic in metadata
+            .topics()
+            .iter()
+            .filter(|topic| topic.name().starts_with(PREFIX))
+        {
+            self.delete_topic(topic.name()).await?;
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// Makes a topic of one partition; the name is unique to this process.
+    pub async fn create_topic(&self, label: &str) -> Result<String> {
+        let topic = format!("{PREFIX}{}-{label}", std::process::id());
+        let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
+        for result in self
+            .admin
+            .create_topics([&new], &AdminOptions::new())
+            .await?
+        {
+            result.map_err(|(name, code)| KafkaError::AdminOp(code).context_of(&name))?;
+        }
+        until(TIMEOUT, "the new topic to answer", async || {
+            Ok(self.end_offset(&topic).is_ok())
+        })
+        .await?;
+        Ok(topic)
+    }
+
+    /// Deletes a topic.
+    pub async fn delete_topic(&self, topic: &str) -> Result<()> {
+        for result in self
+            .admin
+            .delete_topics(&[topic], &AdminOptions::new())
+            .await?
+        {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((name, code)) => bail!("cannot delete topic {name}: {code}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many records partition 0 has been given.
+    pub fn end_offset(&self, topic: &str) -> Result<u64> {
+        let (_, high) = block_in_place(|| self.watcher.fetch_watermarks(topic, 0, TIMEOUT))?;
+        Ok(high.try_into()?)
+    }
+
+    /// Sends the orders 0 to `count` - 1 with key and two headers; returns the time until the last acknowledgement.
+    pub fn produce(&self, topic: &str, count: u64) -> Result<Duration> {
+        block_in_place(|| self.produce_blocking(topic, count))
+    }
+
+    fn produce_blocking(&self, topic: &str, count: u64) -> Result<Duration> {
+        let mut config = client_config(&self.brokers);
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "5")
+            .set("queue.buffering.max.messages", "100000");
+        let producer: BaseProducer<Acknowledgements> =
+            config.create_with_context(Acknowledgements::default())?;
+        // The connection and the producer id are not part of the time.
+        producer.client().fetch_metadata(Some(topic), TIMEOUT)?;
+
+        let mut payload = Payload::new();
+        let mut id = String::new();
+        let began = Instant::now();
+        for n in 0..count {
+            id.clear();
+            id.push_str(&(event::FIRST_ORDER + n).to_string());
+            let payload = payload.set(n);
+            let headers = OwnedHeaders::new_with_capacity(2)
+                .insert(Header {
+                    key: "tide-id",
+                    value: Some(&id),
+                })
+                .insert(Header {
+                    key: "tide-outbox",
+                    value: Some("bench"),
+                });
+            let mut record = BaseRecord::to(topic)
+                .key(event::event_type(n))
+                .payload(payload)
+                .headers(headers);
+            while let Err((error, unsent)) = producer.send(record) {
+                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    return Err(error.into());
+                }
+                producer.poll(Duration::from_millis(1));
+                record = unsent;
+            }
+            if n % 1000 == 0 {
+                producer.poll(Duration::ZERO);
+            }
+        }
+        let acknowledgements = producer.context();
+        while acknowledgements.total() < count {
+            if began.elapsed() > TIMEOUT + Duration::from_micros(count * 100) {
+                bail!(
+                    "Kafka acknowledged {} of {count} records",
+                    acknowledgements.total()
+                );
+            }
+            producer.poll(Duration::from_millis(1));
+        }
+        let took = began.elapsed();
+        match acknowledgements.failed.load(Ordering::Relaxed) {
+            0 => Ok(took),
+            failed => bail!("Kafka refused {failed} of {count} records"),
+        }
+    }
+
+    /// Reads partition 0 from its beginning to its present end.
+    pub fn read_back(&self, topic: &str, expected: u64) -> Result<Delivery> {
+        let end = self.end_offset(topic)?;
+        block_in_place(|| {
+            let consumer: BaseConsumer = client_config(&self.brokers)
+                .set("group.id", topic)
+                .set("enable.auto.commit", "false")
+                .create()?;
+            let mut start = TopicPartitionList::new();
+            start.add_partition_offset(topic, 0, Offset::Beginning)?;
+            consumer.assign(&start)?;
+            let mut delivery = Delivery::new(expected);
+            for read in 0..end {
+                let message = consumer
+                    .poll(TIMEOUT)
+                    .with_context(|| format!("{read} of {end} records came"))??;
+                delivery.note(message.payload().and_then(event::number));
+            }
+            Ok(delivery)
+        })
+    }
+
+    /// An ordinary consumer of a topic in a group of its own, from the beginning.
+    pub fn consumer(&self, topic: &str) -> Result<StreamConsumer> {
+        let consumer: StreamConsumer = client_config(&self.brokers)
+            .set("group.id", topic)
+            .set("auto.offset.reset", "earliest")
+            .create()?;
+        consumer.subscribe(&[topic])?;
+        Ok(consumer)
+    }
+}
+
+fn client_config(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config
+}
+
+/// Counts what the broker acknowledged.
+#[derive(Default)]
+struct Acknowledgements {
+    delivered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Acknowledgements {
+    fn total(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
+    }
+}
+
+impl ClientContext for Acknowledgements {}
+
+impl ProducerContext for Acknowledgements {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
+        let counter = if result.is_ok() {
+            &self.delivered
+        } else {
+            &self.failed
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Says which topic an admin operation failed for.
+trait ContextOf {
+    fn context_of(self, topic: &str) -> anyhow::Error;
+}
+
+impl ContextOf for KafkaError {
+    fn context_of(self, topic: &str) -> anyhow::Error {
+        anyhow::Error::from(self).context(format!("topic {topic}"))
+    }
+}

@@ -1,0 +1,158 @@
+//! A relay process under measurement: started, watched, asked for its use of memory and CPU, stopped.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+/// Relays started here serve pipelines of this relay group.
+pub const RELAY_GROUP: &str = "bench";
+
+/// How long a relay may take to deliver what is in flight and leave after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+const LOG_LINES_SHOWN: usize = 25;
+
+/// A running relay; dropped, it is killed.
+pub struct Relay {
+    child: Child,
+    log: PathBuf,
+    started: Instant,
+}
+
+/// What a relay has used since its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Largest resident memory.
+    pub peak_rss_mib: f64,
+    /// User and system time of all threads.
+    pub cpu_seconds: f64,
+}
+
+impl Relay {
+    /// Starts a relay on a database. Its output goes to `log`.
+    pub fn start(program: &Path, postgres_url: &str, log: PathBuf) -> Result<Self> {
+        let output =
+            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let started = Instant::now();
+        let child = Command::new(program)
+            .args(["--postgres-url", postgres_url])
+            .args(["--metrics-addr", &format!("127.0.0.1:{}", free_port()?)])
+            .args(["--relay-group-id", RELAY_GROUP])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self {
+            child,
+            log,
+            started,
+        })
+    }
+
+    /// When the process was started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// An error once the process has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the relay ended by itself: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    /// What it has used so far.
+    pub fn usage(&self) -> Result<Usage> {
+        let pid = self.child.id().context("the relay has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let ticks = cpu_ticks(&stat).context("unexpected form of /proc/PID/stat")?;
+        Ok(Usage {
+            peak_rss_mib: peak_rss_kib(&status).context("no VmHWM in /proc/PID/status")? / 1024.0,
+            cpu_seconds: ticks / rustix::param::clock_ticks_per_second() as f64,
+        })
+    }
+
+    /// Asks it to leave in order, and waits until it has.
+    pub async fn stop(mut self) -> Result<()> {
+        let pid = self
+            .child
+            .id()
+            .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        kill_process(pid.context("the relay has ended by itself")?, Signal::TERM)?;
+        let Ok(ended) = tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await else {
+            return Err(self.blame(&anyhow!(
+                "the relay did not leave within {STOP_TIMEOUT:?} of SIGTERM"
+            )));
+        };
+        match ended? {
+            status if status.success() => Ok(()),
+            status => Err(self.blame(&anyhow!("the relay failed while stopping: {status}"))),
+        }
+    }
+
+    /// The error with the end of the relay's log.
+    pub fn blame(&self, error: &anyhow::Error) -> anyhow::Error {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n  | ");
+        anyhow!("{error:#}\n  the end of {}:\n  | {end}", self.log.display())
+    }
+}
+
+/// A port that nobody listens on at this moment.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn peak_rss_kib(status: &str) -> Option<f64> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// utime + stime, fields 14 and 15. The name in brackets before them may hold blanks.
+fn cpu_ticks(stat: &str) -> Option<f64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let times: Vec<f64> = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    (times.len() == 2).then(|| times.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_a_name_with_blanks_and_brackets() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 8 9 20 0 1 0 100 1000 10";
+        assert_eq!(cpu_ticks(stat), Some(200.0));
+        assert_eq!(cpu_ticks("7 (a"), None);
+    }
+
+    #[test]
+    fn peak_memory_is_read_from_the_status() {
+        assert_eq!(
+            peak_rss_kib("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n"),
+            Some(2048.0)
+        );
+        assert_eq!(peak_rss_kib("Name:\tx\n"), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! Which measurements there are, and their order.
+
+use anyhow::Result;
+
+use crate::bench::{BACKLOG_OUTBOX, Bench};
+use crate::broker::Broker;
+use crate::figures::CLIENTS;
+use crate::report::{Report, Values};
+use crate::{drain, inbox, latency, limits, publish};
+
+/// One thing that can be measured; it gives one or more figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measurement {
+    /// Publishing with so many clients.
+    Publish(usize),
+    /// Reading the backlog by COPY.
+    CopyOut,
+    /// Sending to a broker from memory.
+    BrokerLimit(Broker),
+    /// Delivering the backlog.
+    Drain(Broker),
+    /// Storing into an inbox's table from memory.
+    InboxInsert,
+    /// Storing from NATS into an inbox.
+    InboxNats,
+    /// Delivering at a steady rate.
+    Latency(Broker),
+}
+
+/// All of them. A limit stands beside what is compared to it, so that both meet the same machine.
+pub fn all() -> Vec<Measurement> {
+    use Measurement::{BrokerLimit, CopyOut, Drain, InboxInsert, InboxNats, Latency, Publish};
+    let mut all: Vec<_> = CLIENTS.map(Publish).into();
+    all.push(CopyOut);
+    for broker in [Broker::Kafka, Broker::Nats] {
+        all.extend([BrokerLimit(broker), Drain(broker)]);
+    }
+    all.extend([
+        InboxInsert,
+        InboxNats,
+        Latency(Broker::Kafka),
+        Latency(Broker::Nats),
+    ]);
+    all
+}
+
+impl Measurement {
+    /// The figures it gives; figures of two measurements are under both.
+    pub fn figures(self) -> Vec<String> {
+        match self {
+            Self::Publish(clients) => ["bare", "insert", "outbox"]
+                .map(|variant| format!("publish.{variant}.c{clients}"))
+                .into(),
+            Self::CopyOut => vec!["limit.pg_copy_out".into()],
+            Self::BrokerLimit(Broker::Kafka) => vec!["limit.kafka_produce".into()],
+            Self::BrokerLimit(Broker::Nats) => vec!["limit.nats_publish".into()],
+            Self::Drain(broker) => {
+                let broker = broker.name();
+                vec![
+                    format!("drain.{broker}"),
+                    format!("cpu_per_million.{broker}"),
+                    "rss.relay".into(),
+                ]
+            }
+            Self::InboxInsert => vec!["limit.inbox_insert".into()],
+            Self::InboxNats => vec!["inbox.nats".into()],
+            Self::Latency(broker) => vec![format!("latency.{}.r1000", broker.name())],
+        }
+    }
+
+    /// Whether it is wanted by one of the patterns, each a part of a figure's name. Without patterns all are.
+    pub fn selected(self, patterns: &[String]) -> bool {
+        let figures = self.figures();
+        patterns.is_empty()
+            || patterns
+                .iter()
+                .any(|part| figures.iter().any(|figure| figure.contains(part.as_str())))
+    }
+
+    /// Whether it starts a relay.
+    pub fn needs_relay(self) -> bool {
+        matches!(self, Self::Drain(_) | Self::InboxNats | Self::Latency(_))
+    }
+
+    fn needs_backlog(self) -> bool {
+        matches!(self, Self::CopyOut | Self::Drain(_))
+    }
+
+    async fn run(self, bench: &Bench, run: usize) -> Result<Values> {
+        match self {
+            Self::Publish(clients) => publish::run(bench, clients, run).await,
+            Self::CopyOut => limits::pg_copy_out(bench).await,
+            Self::BrokerLimit(Broker::Kafka) => limits::kafka_produce(bench, run).await,
+            Self::BrokerLimit(Broker::Nats) => limits::nats_publish(bench, run).await,
+            Self::Drain(broker) => drain::run(bench, broker, run).await,
+            Self::InboxInsert => limits::inbox_insert(bench, run).await,
+            Self::InboxNats => inbox::run(bench, run).await,
+            Self::Latency(broker) => latency::run(bench, broker, run).await,
+        }
+    }
+}
+
+/// Runs the measurements in turn, `runs` times over. One that fails does not stop the others; returns the failures.
+pub async fn run(
+    bench: &Bench,
+    measurements: &[Measurement],
+    runs: usize,
+    report: &mut Report,
+) -> Result<Vec<String>> {
+    if measurements
+        .iter()
+        .any(|measurement| matches!(measurement, Measurement::Publish(_)))
+    {
+        publish::prepare(bench).await?;
+    }
+    if measurements
+        .iter()
+        .any(|measurement| measurement.needs_backlog())
+    {
+        eprintln!("making a backlog of {} messages", bench.sizes.backlog);
+        bench
+            .database
+            .create_backlog(BACKLOG_OUTBOX, bench.sizes.backlog)
+            .await?;
+    }
+    let mut failures = Vec::new();
+    for run in 0..runs {
+        for measurement in measurements {
+            let label = format!(
+                "run {} of {runs}: {}",
+                run + 1,
+                measurement.figures().join(", ")
+            );
+            match measurement.run(bench, run).await {
+                Ok(values) => {
+                    let shown: Vec<_> = values
+                        .iter()
+                        .map(|(_, value)| format!("{value:.2}"))
+                        .collect();
+                    eprintln!("{label}: {}", shown.join(", "));
+                    report.add(run, values)?;
+                }
+                Err(error) => {
+                    eprintln!("{label}: FAILED: {error:#}");
+                    failures.push(format!("{label}: {error:#}"));
+                }
+            }
+        }
+    }
+    Ok(failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::catalogue;
+
+    #[test]
+    fn a_pattern_is_a_part_of_a_figures_name() {
+        let names = |pattern: &str| -> Vec<_> {
+            all()
+                .into_iter()
+                .filter(|measurement| measurement.selected(&[pattern.to_owned()]))
+                .collect()
+        };
+        assert_eq!(names("publish.outbox.c8"), [Measurement::Publish(8)]);
+        assert_eq!(
+            names("rss"),
+            [
+                Measurement::Drain(Broker::Kafka),
+                Measurement::Drain(Broker::Nats)
+            ]
+        );
+        assert!(names("nothing").is_empty());
+        assert!(all().iter().all(|measurement| measurement.selected(&[])));
+    }
+
+    #[test]
+    fn every_measurement_gives_figures_of_the_catalogue() {
+        let known = catalogue();
+        for figure in all().into_iter().flat_map(Measurement::figures) {
+            assert!(
+                known.iter().any(|known| known.name.starts_with(&figure)),
+                "{figure}"
+            );
+        }
+    }
+}
