@@ -1,11 +1,14 @@
 -- Where snapshots mean something.
 
+-- On a standby the timeline of the last checkpoint is the one to be had.
 CREATE FUNCTION tide._cluster(OUT system_identifier bigint, OUT timeline bigint)
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.system_identifier,
-           ('x' || lpad(substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8), 16, '0'))::bit(64)::bigint
-      FROM pg_catalog.pg_control_system() s
+           CASE WHEN pg_is_in_recovery() THEN (SELECT c.timeline_id FROM pg_control_checkpoint() c)
+                ELSE ('x' || lpad(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), 16, '0'))::bit(64)::bigint
+           END
+      FROM pg_control_system() s
 $$;
 
 COMMENT ON FUNCTION tide._cluster() IS

@@ -174,6 +174,7 @@ DECLARE
     v_outbox   tide.outbox := tide._outbox(p_outbox);
     v_group_id integer := tide._free_group(p_group, v_outbox);
     v_cursor   tide.group_cursor;
+    v_anchored tide.group_cursor;
     v_reset    text;
 BEGIN
     IF p_limit IS NULL OR p_limit < 1 THEN
@@ -193,11 +194,24 @@ BEGIN
         RETURNING c.* INTO v_cursor;
     END IF;
 
+    -- Snapshots of another cluster or timeline say nothing here: begin again
+    -- above the ids that were surely delivered.
+    UPDATE tide.group_cursor c
+       SET old_snapshot = '3:3:', new_snapshot = tide._snapshot(), last_id = c.low_water_id,
+           system_identifier = k.system_identifier, timeline = k.timeline, polled = true
+      FROM tide._cluster() k
+     WHERE c.group_id = v_group_id
+       AND (c.system_identifier <> k.system_identifier OR c.timeline <> k.timeline)
+    RETURNING c.* INTO v_anchored;
+    IF FOUND THEN
+        v_cursor := v_anchored;
+    END IF;
+
     -- Pages by id inside one pair of snapshots; the next pair begins where
     -- this one ends, once it is exhausted.
     FOR attempt IN 1 .. 2 LOOP
         RETURN QUERY EXECUTE format(
-            'SELECT m.id, m.created_at, m.headers, m.payload FROM tide.%I m'
+            'SELECT m.id, m.created_at, m.headers::jsonb, m.payload FROM tide.%I m'
             ' WHERE m.xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(m.xid, $1)'
             '   AND pg_visible_in_snapshot(m.xid, $2) AND m.id > $3'
             '   AND m.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()'

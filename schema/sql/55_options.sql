@@ -18,22 +18,25 @@ COMMENT ON TABLE tide.connector_option IS
 
 INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
 ('forward', '*', 'consumer_group', 'text', false, NULL, NULL, NULL, 'Consumer group that the pipeline reads as; it must exist and belong to no other pipeline.'),
-('forward', '*', 'max_in_flight', 'integer', false, NULL, 1, 1000000, 'Messages sent and not yet acknowledged, at most.'),
+('forward', '*', 'max_in_flight', 'integer', false, NULL, 1, 100000, 'Messages sent and not yet acknowledged, at most.'),
 ('forward', '*', 'encoding', 'text', false, '{raw}', NULL, NULL, 'raw: the value is the payload as published.'),
 ('forward', '*', 'retry', 'object', false, NULL, NULL, NULL, 'Backoff after a failure that may pass.'),
-('forward', '*', 'retry.initial_ms', 'integer', false, NULL, 1, 3600000, 'First pause, in milliseconds.'),
+('forward', '*', 'retry.initial_ms', 'integer', false, NULL, 1, 60000, 'First pause, in milliseconds.'),
 ('forward', '*', 'retry.max_ms', 'integer', false, NULL, 1, 3600000, 'Longest pause, in milliseconds.'),
+('reverse', '*', 'retry', 'object', false, NULL, NULL, NULL, 'Backoff after a failure that may pass.'),
+('reverse', '*', 'retry.initial_ms', 'integer', false, NULL, 1, 60000, 'First pause, in milliseconds.'),
+('reverse', '*', 'retry.max_ms', 'integer', false, NULL, 1, 3600000, 'Longest pause, in milliseconds.'),
 ('forward', 'kafka', 'brokers', 'text_list', true, NULL, NULL, NULL, 'Bootstrap brokers, host:port.'),
 ('forward', 'kafka', 'topic', 'template', true, NULL, NULL, NULL, 'Topic.'),
 ('forward', 'kafka', 'key', 'template', false, NULL, NULL, NULL, 'Record key; equal keys keep their order.'),
-('forward', 'kafka', 'partition', 'integer', false, NULL, 0, 2147483647, 'Topic partition; without it the key decides.'),
+('forward', 'kafka', 'partition', 'integer', false, NULL, 0, 1000000, 'Topic partition; without it the key decides.'),
 ('forward', 'kafka', 'acks', 'text', false, '{all,-1,1,0}', NULL, NULL, 'Acknowledgements that a record needs; all and -1 mean every in-sync replica.'),
 ('forward', 'kafka', 'compression', 'text', false, '{none,gzip,snappy,lz4,zstd}', NULL, NULL, 'Compression of record batches.'),
-('forward', 'kafka', 'linger_ms', 'integer', false, NULL, 0, 900000, 'Wait for more records before a batch is sent, in milliseconds.'),
-('forward', 'kafka', 'batch_bytes', 'integer', false, NULL, 1, 2147483647, 'Size of a record batch, in bytes, at most.'),
+('forward', 'kafka', 'linger_ms', 'integer', false, NULL, 0, 10000, 'Wait for more records before a batch is sent, in milliseconds.'),
+('forward', 'kafka', 'batch_bytes', 'integer', false, NULL, 1024, 100000000, 'Size of a record batch, in bytes, at most.'),
 ('forward', 'kafka', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the topic''s tail is read so that nothing is sent twice.'),
 ('forward', 'kafka', 'client_id', 'text', false, NULL, NULL, NULL, 'Client id shown by the broker.'),
-('forward', 'kafka', 'librdkafka', 'object', false, NULL, NULL, NULL, 'Further properties of librdkafka, by their names there.'),
+('forward', 'kafka', 'librdkafka', 'object', false, NULL, NULL, NULL, 'Further properties of librdkafka, by their names there; not those on which delivery rests, and no secrets.'),
 ('forward', 'nats', 'url', 'text_list', true, NULL, NULL, NULL, 'Servers, nats://host:port.'),
 ('forward', 'nats', 'subject', 'template', true, NULL, NULL, NULL, 'Subject.'),
 ('forward', 'nats', 'stream', 'text', false, NULL, NULL, NULL, 'Stream that must take the subject.'),
@@ -46,24 +49,26 @@ INSERT INTO tide.connector_option (direction, connector, key, kind, required, al
 ('reverse', 'nats', 'durable', 'text', false, NULL, NULL, NULL, 'Name of the durable consumer; without it the queue group''s.'),
 ('reverse', 'nats', 'queue_group', 'text', false, NULL, NULL, NULL, 'Queue group that shares the messages.'),
 ('reverse', 'nats', 'message_id_header', 'text', false, NULL, NULL, NULL, 'Header whose value is the event id.'),
-('reverse', 'nats', 'dedup_key', 'template', false, NULL, NULL, NULL, 'What makes two messages without an id the same; without it the whole content.');
+('reverse', 'nats', 'dedup_key', 'text', false, NULL, NULL, NULL, 'Path into the payload, with dots, to what makes two messages without an id the same; without it the whole content.');
 
 -- Placeholders: {name} and {headers.name} from the headers, {payload.a.b} from
--- the payload, {outbox}, {id}. Returns what is wrong, or null.
+-- the payload, {outbox}, {pipeline}, {id}; {{ and }} stand for braces. Returns
+-- what is wrong, or null.
 CREATE FUNCTION tide._template_error(p_template text)
 RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
+    -- A run of opening braces stands for pairs first, then one placeholder.
+    v_plain       text := replace(p_template, '{{', '');
+    v_without     text := regexp_replace(v_plain, '\{[^{}]*\}', '', 'g');
     v_placeholder text;
 BEGIN
-    IF regexp_replace(p_template, '\{[^{}]*\}', '', 'g') ~ '[{}]' THEN
+    IF replace(v_without, '}}', '') ~ '[{}]' THEN
         RETURN 'has unbalanced braces';
     END IF;
-    FOR v_placeholder IN SELECT m[1] FROM regexp_matches(p_template, '\{([^{}]*)\}', 'g') m LOOP
-        IF v_placeholder !~ '^[^.\s]+(\.[^.\s]+)*$' OR v_placeholder IN ('headers', 'payload') THEN
+    FOR v_placeholder IN SELECT m[1] FROM regexp_matches(v_plain, '\{([^{}]*)\}', 'g') m LOOP
+        IF v_placeholder !~ '^[^.\s]+(\.[^.\s]+)*$' OR v_placeholder = 'headers' THEN
             RETURN format('has the placeholder {%s}, which names nothing', v_placeholder);
-        ELSIF position('.' IN v_placeholder) > 0 AND v_placeholder !~ '^(headers|payload)\.' THEN
-            RETURN format('has the placeholder {%s}, which begins with neither headers. nor payload.', v_placeholder);
         END IF;
     END LOOP;
     RETURN NULL;
@@ -126,6 +131,29 @@ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE FUNCTION tide._check_librdkafka(p_pipeline text, p_properties jsonb)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_entry record;
+BEGIN
+    FOR v_entry IN SELECT * FROM jsonb_each(p_properties) WHERE jsonb_typeof(p_properties) = 'object' LOOP
+        IF v_entry.key ~ '(password|secret|oauthbearer\.config|\.pem$)' THEN
+            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" is a secret', v_entry.key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Secrets are never kept in SQL; credentials by reference to a file or variable come in a later release.';
+        ELSIF v_entry.key IN ('bootstrap.servers', 'metadata.broker.list', 'enable.idempotence', 'enable.gapless.guarantee',
+                              'acks', 'request.required.acks', 'transactional.id', 'delivery.report.only.error') THEN
+            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" cannot be set: delivery rests on it', v_entry.key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Brokers and acks are options of their own: "brokers", "acks".';
+        ELSIF jsonb_typeof(v_entry.value) NOT IN ('string', 'number', 'boolean') THEN
+            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" must be a text, a number, true or false', v_entry.key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Write the value as librdkafka''s documentation does.';
+        END IF;
+    END LOOP;
+END $$;
+
 -- Raises the first thing that is wrong with the config, by key. Values of
 -- unknown keys are not shown: they may be secrets.
 CREATE FUNCTION tide._check_config(p_pipeline text, p_direction text, p_connector text, p_config jsonb)
@@ -146,19 +174,22 @@ BEGIN
     END IF;
 
     FOR v_entry IN
-        SELECT e.key, e.value, e.key AS shown FROM jsonb_each(p_config) e
+        SELECT e.key, e.value, position('.' IN e.key) = 0 AS may_be_known FROM jsonb_each(p_config) e
         UNION ALL
-        SELECT p.key || '.' || e.key, e.value, p.key || '.' || e.key
+        SELECT p.key || '.' || e.key, e.value, true
           FROM jsonb_each(p_config) p, LATERAL jsonb_each(CASE jsonb_typeof(p.value) WHEN 'object' THEN p.value ELSE '{}' END) e
          WHERE EXISTS (SELECT FROM unnest(v_known) k WHERE starts_with(k, p.key || '.'))
     LOOP
         SELECT o.* INTO v_option FROM tide.connector_option o
-         WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.key = v_entry.key;
+         WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.key = v_entry.key
+           AND v_entry.may_be_known;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'unknown key "%" in the config of pipeline "%"', v_entry.key, p_pipeline
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = format('%sKnown for %s: %s.', tide._suggestion(v_entry.key, v_known), p_connector, tide._quoted_list(v_known));
         END IF;
+        -- A null is as good as no entry.
+        CONTINUE WHEN v_entry.value = 'null';
         v_error := tide._option_error(v_option, v_entry.value);
         IF v_error IS NOT NULL THEN
             RAISE EXCEPTION 'key "%" in the config of pipeline "%" %', v_entry.key, p_pipeline, v_error
@@ -170,9 +201,11 @@ BEGIN
                       HINT = 'Secrets are never kept in SQL. Write the address as host:port alone; credentials by reference to a file or variable come in a later release.';
         END IF;
     END LOOP;
+    PERFORM tide._check_librdkafka(p_pipeline, p_config -> 'librdkafka');
 
     SELECT o.* INTO v_option FROM tide.connector_option o
-     WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.required AND NOT p_config ? o.key
+     WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.required
+       AND coalesce(p_config -> o.key, 'null') = 'null'
      ORDER BY o.key LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'key "%" is missing in the config of pipeline "%"', v_option.key, p_pipeline

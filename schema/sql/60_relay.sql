@@ -88,7 +88,8 @@ END $$;
 
 -- Stores a batch: each message once, by event id, by source position and, when
 -- the relay computed one, by dedup key. Messages without an id are numbered
--- <inbox>:<connector>:seq-N; a refused duplicate takes no number.
+-- <inbox>:<connector>:seq-N; a refused duplicate takes no number. An id of that
+-- form that a message brings itself is kept apart by the prefix "id:".
 --
 -- The usual batch has no duplicate, so it is first inserted whole with numbers
 -- given by position. Only when a row was refused is that undone and the batch
@@ -116,8 +117,10 @@ DECLARE
     v_numbered bigint;
     v_columns  constant text := 'event_id, source, payload, headers, dedup_key, source_ref, source_seq';
     v_batch    constant text :=
-        'unnest($1::text[], $2::bytea[], $3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[])'
-        ' WITH ORDINALITY AS b(event_id, dedup_key, source_ref, source_seq, source, payload, headers, n)';
+        '(SELECT CASE WHEN starts_with(u.event_id, $8) THEN ''id:'' || u.event_id ELSE u.event_id END AS event_id,'
+        ' u.dedup_key, u.source_ref, u.source_seq, u.source, u.payload, u.headers, u.n'
+        ' FROM unnest($1::text[], $2::bytea[], $3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[])'
+        ' WITH ORDINALITY AS u(event_id, dedup_key, source_ref, source_seq, source, payload, headers, n)) AS b';
 BEGIN
     PERFORM 1 FROM tide.pipeline_owner
      WHERE pipeline_id = p_pipeline_id AND epoch = p_epoch
@@ -150,20 +153,24 @@ BEGIN
         END IF;
         SELECT count(*) INTO v_numbered FROM unnest(p_event_ids) e(event_id) WHERE e.event_id IS NULL;
     EXCEPTION WHEN SQLSTATE 'TD003' THEN
-        -- First of each kind within the batch, and none that the table has.
+        -- First what the table has, then repetitions of ids and positions, then
+        -- of contents among what is left.
         EXECUTE format(
-            'WITH batch AS (
-                 SELECT b.*,
-                        b.event_id IS NOT NULL AND row_number() OVER (PARTITION BY b.event_id ORDER BY b.n) > 1
-                     OR b.dedup_key IS NOT NULL AND row_number() OVER (PARTITION BY b.dedup_key ORDER BY b.n) > 1
-                     OR b.source_seq IS NOT NULL AND row_number() OVER (PARTITION BY b.source_ref, b.source_seq ORDER BY b.n) > 1 AS again
-                   FROM %2$s),
-             fresh AS (
-                 SELECT * FROM batch b
-                  WHERE NOT again
-                    AND NOT EXISTS (SELECT FROM tide.%1$I i WHERE i.event_id = b.event_id)
+            'WITH unknown AS (
+                 SELECT b.*
+                   FROM %2$s
+                  WHERE NOT EXISTS (SELECT FROM tide.%1$I i WHERE i.event_id = b.event_id)
                     AND NOT EXISTS (SELECT FROM tide.%1$I i WHERE i.dedup_key = b.dedup_key)
                     AND NOT EXISTS (SELECT FROM tide.%1$I i WHERE i.source_ref = b.source_ref AND i.source_seq = b.source_seq)),
+             other AS (
+                 SELECT b.*,
+                        b.event_id IS NOT NULL AND row_number() OVER (PARTITION BY b.event_id ORDER BY b.n) > 1
+                     OR b.source_seq IS NOT NULL AND row_number() OVER (PARTITION BY b.source_ref, b.source_seq ORDER BY b.n) > 1 AS again
+                   FROM unknown b),
+             distinct_content AS (
+                 SELECT b.*, b.dedup_key IS NOT NULL AND row_number() OVER (PARTITION BY b.dedup_key ORDER BY b.n) > 1 AS again_content
+                   FROM other b WHERE NOT b.again),
+             fresh AS (SELECT b.* FROM distinct_content b WHERE NOT b.again_content),
              stored AS (
                  INSERT INTO tide.%1$I (%3$s)
                  SELECT coalesce(b.event_id, $8 || ($9 + count(*) FILTER (WHERE b.event_id IS NULL) OVER (ORDER BY b.n))),

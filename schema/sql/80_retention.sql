@@ -8,7 +8,7 @@
 CREATE FUNCTION tide._drop_passed_leaves(p_outbox tide.outbox)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
+SET lock_timeout = '50ms' AS $$
 DECLARE
     v_horizon     timestamptz := clock_timestamp() - p_outbox.retention;
     v_undelivered text := tide._undelivered_to_any(p_outbox.outbox_id);
@@ -57,7 +57,7 @@ END $$;
 CREATE FUNCTION tide._make_leaves_ahead(p_outbox tide.outbox)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
+SET lock_timeout = '50ms' AS $$
 DECLARE
     v_now   timestamptz := clock_timestamp();
     v_from  timestamptz;

@@ -124,3 +124,4 @@ COMMENT ON FUNCTION tide.inbox_revoke_process(text, text) IS
 'Takes back what tide.inbox_grant_process gave for this inbox.';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tide FROM PUBLIC;
+REVOKE ALL ON TYPE tide.headers FROM PUBLIC;
