@@ -9,7 +9,13 @@ use super::LogFormat;
 /// # Errors
 /// A filter that cannot be read.
 pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log-level \"{filter}\": {e}"))?;
+    // What client libraries say comes back as the pipelines' own lines.
+    let filter = if filter.contains(',') || filter.contains('=') {
+        filter.to_owned()
+    } else {
+        format!("{filter},async_nats=warn,librdkafka=error")
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|e| format!("--log-level \"{filter}\": {e}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -30,6 +30,9 @@ const IDLE_CHECKPOINT: Duration = Duration::from_millis(5);
 const EMPTY_CHECKPOINT: Duration = Duration::from_secs(5);
 /// Bytes in the window.
 const WINDOW_BYTES: usize = 16 << 20;
+/// With messages in flight, so long without any outcome means that the sink
+/// does not answer.
+const STALLED: Duration = Duration::from_secs(10);
 /// Messages sent before outcomes are looked at again.
 const BURST: usize = 256;
 /// For what is in flight, when told to stop.
@@ -223,9 +226,19 @@ impl Run<'_> {
         let mut current: Option<Pending> = None;
         let mut outcomes = Vec::new();
         let mut drain_until: Option<Instant> = None;
+        let mut heard_at = Instant::now();
         loop {
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
+            }
+            if a.window.is_empty() {
+                heard_at = Instant::now();
+            } else if heard_at.elapsed() > STALLED {
+                return Err(Failure::transient(format!(
+                    "no acknowledgement for {} s with {} messages in flight",
+                    STALLED.as_secs(),
+                    a.window.len()
+                )));
             }
             let can_go_on = match &mut current {
                 Some(page) => self.send_some(a, page).await?,
@@ -265,6 +278,7 @@ impl Run<'_> {
                 }
                 settled = a.sink.settled(&mut outcomes) => {
                     settled?;
+                    heard_at = Instant::now();
                     self.settle(a, &mut outcomes).await?;
                     self.advance(a, backoff);
                 }

@@ -20,7 +20,11 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(super) fn start(pool: Arc<Pool>, metrics: Arc<Metrics>, tasks: &mut JoinSet<()>) -> Self {
+    pub(super) fn start(
+        pool: Arc<Pool>,
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<Result<(), Failure>>,
+    ) -> Self {
         let (requests, receiver) = mpsc::channel(1_024);
         tasks.spawn(write_all(pool, metrics, receiver));
         Self { requests }
@@ -39,7 +43,7 @@ async fn write_all(
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     mut requests: mpsc::Receiver<(Checkpoint, Reply)>,
-) {
+) -> Result<(), Failure> {
     let mut waiting = Vec::new();
     while requests.recv_many(&mut waiting, 1_024).await > 0 {
         let (checkpoints, replies): (Vec<Checkpoint>, Vec<Reply>) = waiting.drain(..).unzip();
@@ -64,4 +68,5 @@ async fn write_all(
             let _ = reply.send(result);
         }
     }
+    Ok(())
 }

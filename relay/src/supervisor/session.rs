@@ -127,6 +127,10 @@ pub(super) async fn run(
                 while noticed.try_recv().is_ok() {}
             }
             () = pipelines.ended() => {}
+            Some(ended) = background.join_next() => {
+                let failure = ended.ok().and_then(Result::err);
+                break Err(failure.unwrap_or_else(|| Failure::transient("a background task ended")));
+            }
             () = tokio::time::sleep_until((looked_at + LOOK_EVERY).into()) => {}
         }
     };

@@ -38,10 +38,18 @@ impl Demand {
     }
 }
 
-/// Ticks until its receivers are gone or the task is aborted.
-pub(super) async fn run(database: Database, ticks: watch::Sender<Option<Tick>>, demand: Demand) {
+/// Failures in a row after which the database session is given up.
+const FAILURES: u32 = 4;
+
+/// Ticks until the task is aborted or the database cannot be asked.
+pub(super) async fn run(
+    database: Database,
+    ticks: watch::Sender<Option<Tick>>,
+    demand: Demand,
+) -> Result<(), Failure> {
     let mut session: Option<Session> = None;
     let mut state = News::default();
+    let mut failures = 0;
     loop {
         demand.wait().await;
         let pause = match next(&database, &mut session).await {
@@ -49,12 +57,17 @@ pub(super) async fn run(database: Database, ticks: watch::Sender<Option<Tick>>, 
                 if let Some(tick) = state.take(look, Instant::now()) {
                     ticks.send_replace(Some(tick));
                 }
+                failures = 0;
                 state.pause(Instant::now())
             }
             Err(failure) => {
-                tracing::warn!("{failure}");
                 session = None;
-                Duration::from_millis(500)
+                failures += 1;
+                if failures >= FAILURES {
+                    return Err(failure);
+                }
+                tracing::warn!("{failure}");
+                Duration::from_millis(200)
             }
         };
         tokio::time::sleep(pause).await;

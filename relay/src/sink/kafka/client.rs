@@ -1,10 +1,12 @@
 //! librdkafka: settings, delivery reports, errors in words.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext, ThreadedProducer};
@@ -25,7 +27,16 @@ struct Shared {
     /// What makes the producer useless until it is opened anew.
     trouble: Mutex<Option<String>>,
     last_reason: Mutex<Option<String>>,
+    brokers: Mutex<Brokers>,
     news: Notify,
+}
+
+/// Which brokers are away. librdkafka tells when one goes, not when it is
+/// back, and its own sign for «all» counts bootstrap addresses too.
+#[derive(Debug, Default)]
+struct Brokers {
+    count: usize,
+    down: HashSet<String>,
 }
 
 /// Collects what librdkafka's thread reports.
@@ -48,6 +59,11 @@ impl Reports {
             }
             self.0.news.notified().await;
         }
+    }
+
+    /// How many brokers the cluster has.
+    pub(super) fn set_broker_count(&self, count: usize) {
+        self.0.brokers.lock().count = count;
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
@@ -77,10 +93,28 @@ impl ClientContext for Reports {
             Some(RDKafkaErrorCode::Fatal) => {
                 *self.0.trouble.lock() = Some(format!("the producer gave up: {reason}"));
             }
-            _ => *self.0.last_reason.lock() = Some(shorten(reason)),
+            _ => {
+                *self.0.last_reason.lock() = Some(shorten(reason));
+                if let Some(broker) = broker_id(reason).filter(|_| is_connection(&error)) {
+                    let mut brokers = self.0.brokers.lock();
+                    brokers.down.insert(broker.to_owned());
+                    if brokers.count > 0 && brokers.down.len() >= brokers.count {
+                        *self.0.trouble.lock() =
+                            Some(format!("no broker can be reached: {}", shorten(reason)));
+                    }
+                }
+            }
         }
         self.0.news.notify_one();
     }
+}
+
+/// The id in a reason that begins with `host:port/id: `; none for a bootstrap
+/// address.
+fn broker_id(reason: &str) -> Option<&str> {
+    let (broker, _) = reason.split_once(": ")?;
+    let (_, id) = broker.rsplit_once('/')?;
+    id.bytes().all(|b| b.is_ascii_digit()).then_some(id)
 }
 
 /// librdkafka's reasons end with timings; they would make each one differ.
@@ -105,6 +139,19 @@ impl ProducerContext for Reports {
         }
     }
 }
+
+/// For the reader of the tail: its errors come back from `poll`.
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// Settings shared by the producer and the reader of the tail.
 pub(super) fn base(spec: &KafkaSinkSpec) -> ClientConfig {
@@ -132,7 +179,7 @@ pub(super) fn producer(
     config
         .set("acks", spec.acks)
         .set("enable.idempotence", if idempotent { "true" } else { "false" })
-        // A message that timed out must not leave a gap before later ones.
+        // A refused batch must not leave a gap before later ones.
         .set(
             "enable.gapless.guarantee",
             if idempotent { "true" } else { "false" },
@@ -147,9 +194,9 @@ pub(super) fn producer(
             (max_in_flight + 1_000).to_string(),
         )
         .set("queue.buffering.max.kbytes", "262144")
-        // Long enough for a slow broker, short enough that a frozen process
-        // has little left to send when it wakes.
-        .set("message.timeout.ms", "10000")
+        // Never reached: a message that times out alone could be overtaken by
+        // the next one. The pipeline gives up on the whole window sooner.
+        .set("message.timeout.ms", "60000")
         .set("request.timeout.ms", "5000")
         .set("retry.backoff.ms", "50");
     for (name, value) in &spec.librdkafka {
@@ -199,5 +246,28 @@ pub(super) fn describe_code(code: RDKafkaErrorCode) -> String {
         RDKafkaErrorCode::TopicAuthorizationFailed => "no right to use the topic".into(),
         RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight => "given up on".into(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_broker_in_a_reason() {
+        assert_eq!(
+            broker_id("h:9092/1: Connect to ipv4#1.2.3.4:9092 failed: Connection refused"),
+            Some("1")
+        );
+        assert_eq!(
+            broker_id("h:9092/bootstrap: Connect to ipv4#1.2.3.4:9092 failed"),
+            None
+        );
+        assert_eq!(broker_id("2/3 brokers are down"), None);
+    }
+
+    #[test]
+    fn reasons_lose_their_timings() {
+        assert_eq!(shorten("Disconnected (after 17ms in state UP)"), "Disconnected");
     }
 }

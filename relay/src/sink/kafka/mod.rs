@@ -18,7 +18,7 @@ use crate::cursor::{Positions, Ticket};
 use crate::encode::{Event, EventId, Identity, added};
 use crate::failure::Failure;
 
-const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Bits of a delivery opaque that number the topic; the rest is the ticket.
 const TOPIC_BITS: u32 = 12;
@@ -93,10 +93,12 @@ impl KafkaSink {
     async fn metadata(&self, topic: Option<&str>) -> Result<Vec<(String, i32, Option<String>)>, Failure> {
         let producer = self.producer()?;
         let owned = topic.map(str::to_owned);
+        let reports = self.reports.clone();
         let result = tokio::task::spawn_blocking(move || {
             let metadata = producer
                 .client()
                 .fetch_metadata(owned.as_deref(), METADATA_TIMEOUT)?;
+            reports.set_broker_count(metadata.brokers().len());
             Ok::<_, KafkaError>(
                 metadata
                     .topics()

@@ -54,7 +54,7 @@ pub(super) fn read(
         .set("fetch.error.backoff.ms", "20")
         .set("fetch.message.max.bytes", "4194304")
         .set("queued.max.messages.kbytes", "8192");
-    let consumer: BaseConsumer = config.create()?;
+    let consumer: BaseConsumer<client::Quiet> = config.create_with_context(client::Quiet)?;
     for (topic, partitions) in topics {
         read_topic(&consumer, topic, &partitions, identity, &mut landed)?;
     }
@@ -62,7 +62,7 @@ pub(super) fn read(
 }
 
 fn read_topic(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<client::Quiet>,
     topic: &str,
     partitions: &[(i32, i64)],
     identity: &Identity,
