@@ -116,29 +116,15 @@ impl Bench {
     }
 
     /// Makes a pipeline from an outbox.
-    pub async fn set_outbox(
-        &self,
-        pipeline: &str,
-        outbox: &str,
-        sink: &str,
-        config: &Value,
-    ) -> Result<()> {
+    pub async fn set_outbox(&self, pipeline: &str, outbox: &str, sink: &str, config: &Value) -> Result<()> {
         let client = self.database.connect().await?;
-        let statement =
-            "SELECT tide.relay_set_outbox($1::text, $2::text, $3::text, $4::text::jsonb,
+        let statement = "SELECT tide.relay_set_outbox($1::text, $2::text, $3::text, $4::text::jsonb,
                                                       p_batch_size := $5, p_relay_group := $6)";
         let config = config.to_string();
         client
             .execute(
                 statement,
-                &[
-                    &pipeline,
-                    &outbox,
-                    &sink,
-                    &config,
-                    &BATCH_SIZE,
-                    &RELAY_GROUP,
-                ],
+                &[&pipeline, &outbox, &sink, &config, &BATCH_SIZE, &RELAY_GROUP],
             )
             .await?;
         Ok(())

@@ -75,8 +75,8 @@ impl Database {
     }
 
     async fn install_files(&self, folder: &Path) -> Result<()> {
-        let entries = std::fs::read_dir(folder)
-            .with_context(|| format!("cannot read {}", folder.display()))?;
+        let entries =
+            std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
         let mut files = entries
             .map(|entry| Ok(entry?.path()))
             .collect::<Result<Vec<_>>>()?;
@@ -102,9 +102,7 @@ impl Database {
         client
             .execute("SELECT tide.outbox_create($1)", &[&outbox])
             .await?;
-        let types = event::EVENT_TYPES
-            .map(|name| format!("'{name}'"))
-            .join(", ");
+        let types = event::EVENT_TYPES.map(|name| format!("'{name}'")).join(", ");
         let insert = format!(
             "INSERT INTO tide.\"{outbox}_outbox\" (headers, payload)
              SELECT jsonb_build_object('event_type', (ARRAY[{types}])[1 + g % 4]),
@@ -151,9 +149,7 @@ fn with_database(url: &str, name: &str) -> Result<String> {
         .split_once('?')
         .map_or((rest, None), |(rest, found)| (rest, Some(found)));
     let host = rest.split('/').next().unwrap_or_default();
-    let parameters = parameters
-        .map(|found| format!("?{found}"))
-        .unwrap_or_default();
+    let parameters = parameters.map(|found| format!("?{found}")).unwrap_or_default();
     Ok(format!("{scheme}://{host}/{name}{parameters}"))
 }
 

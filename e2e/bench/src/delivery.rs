@@ -35,8 +35,7 @@ impl Delivery {
     /// Takes the next message by its number; none for a message that is not ours.
     pub fn note(&mut self, number: Option<u64>) {
         let index = number.and_then(|number| usize::try_from(number).ok());
-        let (Some(number), Some(seen)) = (number, index.and_then(|index| self.seen.get_mut(index)))
-        else {
+        let (Some(number), Some(seen)) = (number, index.and_then(|index| self.seen.get_mut(index))) else {
             self.foreign += 1;
             return;
         };

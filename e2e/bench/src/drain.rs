@@ -18,12 +18,7 @@ pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
     let pipeline = format!("drain-{}-{run}", broker.name());
     let target = broker.create_target(bench, &pipeline).await?;
     bench
-        .set_outbox(
-            &pipeline,
-            BACKLOG_OUTBOX,
-            broker.name(),
-            &target.config(bench),
-        )
+        .set_outbox(&pipeline, BACKLOG_OUTBOX, broker.name(), &target.config(bench))
         .await?;
 
     let mut relay = bench.start_relay(&pipeline)?;
@@ -35,10 +30,7 @@ pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
     relay.stop().await?;
 
     // The relay has left: what is there now is all that it sent.
-    target
-        .read_back(bench, bench.sizes.backlog)
-        .await?
-        .check()?;
+    target.read_back(bench, bench.sizes.backlog).await?.check()?;
     bench.delete_pipeline(&pipeline).await?;
     target.delete(bench).await?;
 

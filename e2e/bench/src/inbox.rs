@@ -27,9 +27,7 @@ pub async fn run(bench: &Bench, run: usize) -> Result<Values> {
         .await?;
 
     let client = bench.database.connect().await?;
-    client
-        .execute("SELECT tide.inbox_create($1)", &[&inbox])
-        .await?;
+    client.execute("SELECT tide.inbox_create($1)", &[&inbox]).await?;
     let config = json!({
         "url": bench.nats.url(),
         "subject": stream.subject,
@@ -54,8 +52,7 @@ async fn measure(
     client
         .batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
         .await?;
-    let look =
-        format!("SELECT count(*), coalesce(max(id), $1) FROM tide.\"{inbox}_inbox\" WHERE id > $1");
+    let look = format!("SELECT count(*), coalesce(max(id), $1) FROM tide.\"{inbox}_inbox\" WHERE id > $1");
     let look = client.prepare(&look).await?;
     let (mut seen, mut last_id) = (0, 0_i64);
     let watched = watch(bench.sizes.inbox, STALL, async || {
@@ -84,9 +81,7 @@ async fn measure(
     }
     delivery.check()?;
     bench.delete_pipeline(inbox).await?;
-    client
-        .execute("SELECT tide.inbox_drop($1)", &[&inbox])
-        .await?;
+    client.execute("SELECT tide.inbox_drop($1)", &[&inbox]).await?;
     bench.nats.delete_stream(&stream.name).await?;
     Ok(vec![
         ("inbox.nats".to_owned(), arrivals.rate()?),

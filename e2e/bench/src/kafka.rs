@@ -68,14 +68,12 @@ impl Kafka {
     pub async fn create_topic(&self, label: &str) -> Result<String> {
         let topic = format!("{PREFIX}{}-{label}", std::process::id());
         let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
-        for result in self
-            .admin
-            .create_topics([&new], &AdminOptions::new())
-            .await?
-        {
+        for result in self.admin.create_topics([&new], &AdminOptions::new()).await? {
             result.map_err(|(name, code)| KafkaError::AdminOp(code).context_of(&name))?;
         }
+        // Metadata first: the library remembers for a while that it did not know a topic.
         until(TIMEOUT, "the new topic to answer", async || {
+            block_in_place(|| self.watcher.fetch_metadata(Some(&topic), TIMEOUT))?;
             Ok(self.end_offset(&topic).is_ok())
         })
         .await?;
@@ -84,11 +82,7 @@ impl Kafka {
 
     /// Deletes a topic.
     pub async fn delete_topic(&self, topic: &str) -> Result<()> {
-        for result in self
-            .admin
-            .delete_topics(&[topic], &AdminOptions::new())
-            .await?
-        {
+        for result in self.admin.delete_topics(&[topic], &AdminOptions::new()).await? {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                 Err((name, code)) => bail!("cannot delete topic {name}: {code}"),

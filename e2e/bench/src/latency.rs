@@ -42,9 +42,7 @@ const LATEST_START: Duration = Duration::from_millis(250);
 pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
     let label = format!("latency-{}-{run}", broker.name());
     let client = bench.database.connect().await?;
-    client
-        .execute("SELECT tide.outbox_create($1)", &[&label])
-        .await?;
+    client.execute("SELECT tide.outbox_create($1)", &[&label]).await?;
     let target = broker.create_target(bench, &label).await?;
     bench
         .set_outbox(&label, &label, broker.name(), &target.config(bench))
@@ -74,21 +72,14 @@ pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
 }
 
 /// Latencies in milliseconds.
-async fn measure(
-    bench: &Bench,
-    outbox: &str,
-    target: &Target,
-    relay: &mut Relay,
-) -> Result<Vec<f64>> {
-    let connections: Vec<Client> =
-        try_join_all((0..PUBLISHERS).map(|_| bench.database.connect())).await?;
+async fn measure(bench: &Bench, outbox: &str, target: &Target, relay: &mut Relay) -> Result<Vec<f64>> {
+    let connections: Vec<Client> = try_join_all((0..PUBLISHERS).map(|_| bench.database.connect())).await?;
     // Event 0 warms everything up; the schedule begins with event 1.
     let last = RATE * bench.sizes.latency_seconds;
     let clock = Arc::new(Clock::new(last + 1));
     let consumer = Consumer::start(bench, target, Arc::clone(&clock)).await?;
 
-    let publish =
-        format!("SELECT tide.outbox_publish('{outbox}', $1::text::jsonb, $2::text::jsonb)");
+    let publish = format!("SELECT tide.outbox_publish('{outbox}', $1::text::jsonb, $2::text::jsonb)");
     let first = connections.first().context("no connection")?;
     first
         .execute(&publish, &[&Payload::text(0), &event::headers(0)])
@@ -99,9 +90,8 @@ async fn measure(
     let mut publishers = JoinSet::new();
     for (client, offset) in connections.into_iter().zip(1..) {
         let (publish, clock) = (publish.clone(), Arc::clone(&clock));
-        publishers.spawn(async move {
-            publish_in_turn(&client, &publish, start, offset, last, &clock).await
-        });
+        publishers
+            .spawn(async move { publish_in_turn(&client, &publish, start, offset, last, &clock).await });
     }
     let mut latest = Duration::ZERO;
     while let Some(publisher) = publishers.join_next().await {
@@ -165,10 +155,7 @@ impl Clock {
     }
 
     fn nanoseconds(&self, moment: Instant) -> u64 {
-        (moment - self.began)
-            .as_nanos()
-            .try_into()
-            .unwrap_or(u64::MAX)
+        (moment - self.began).as_nanos().try_into().unwrap_or(u64::MAX)
     }
 
     fn committed(&self, n: u64) {
@@ -190,11 +177,7 @@ impl Clock {
         let first = slot
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
-        let counter = if first {
-            &self.distinct
-        } else {
-            &self.repeated
-        };
+        let counter = if first { &self.distinct } else { &self.repeated };
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -77,9 +77,7 @@ pub async fn inbox_insert(bench: &Bench, run: usize) -> Result<Values> {
     let client = bench.database.connect().await?;
     let inbox = format!("limit-{run}");
     let table = format!("bench_limit_{run}");
-    client
-        .execute("SELECT tide.inbox_create($1)", &[&inbox])
-        .await?;
+    client.execute("SELECT tide.inbox_create($1)", &[&inbox]).await?;
     client
         .batch_execute(&format!(
             "CREATE TABLE {table} (LIKE tide.\"{inbox}_inbox\" INCLUDING ALL)"
@@ -110,27 +108,15 @@ pub async fn inbox_insert(bench: &Bench, run: usize) -> Result<Values> {
         stored += client
             .execute(
                 &insert,
-                &[
-                    event_ids,
-                    payloads,
-                    headers,
-                    dedup_keys,
-                    source_seqs,
-                    &"bench",
-                ],
+                &[event_ids, payloads, headers, dedup_keys, source_seqs, &"bench"],
             )
             .await?;
     }
     let took = began.elapsed();
     let expected = batches.len() as u64 * INBOX_BATCH;
-    ensure!(
-        stored == expected,
-        "{stored} of {expected} rows were stored"
-    );
+    ensure!(stored == expected, "{stored} of {expected} rows were stored");
     client.batch_execute(&format!("DROP TABLE {table}")).await?;
-    client
-        .execute("SELECT tide.inbox_drop($1)", &[&inbox])
-        .await?;
+    client.execute("SELECT tide.inbox_drop($1)", &[&inbox]).await?;
     Ok(vec![(
         "limit.inbox_insert".to_owned(),
         stored as f64 / took.as_secs_f64(),
@@ -149,10 +135,7 @@ impl Batch {
     fn new(index: u64) -> Self {
         let numbers = index * INBOX_BATCH..(index + 1) * INBOX_BATCH;
         Self {
-            event_ids: numbers
-                .clone()
-                .map(|n| format!("bench:nats:seq-{n}"))
-                .collect(),
+            event_ids: numbers.clone().map(|n| format!("bench:nats:seq-{n}")).collect(),
             payloads: numbers.clone().map(Payload::text).collect(),
             headers: numbers.clone().map(event::headers).collect(),
             dedup_keys: numbers.clone().map(digest).collect(),
@@ -165,9 +148,7 @@ impl Batch {
 fn digest(n: u64) -> Vec<u8> {
     (0..4_u64)
         .flat_map(|part| {
-            let mut z = (4 * n + part)
-                .wrapping_add(1)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut z = (4 * n + part).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             (z ^ (z >> 31)).to_be_bytes()

@@ -114,11 +114,7 @@ async fn measure(arguments: Arguments) -> Result<()> {
     write_summary(&report, &arguments.output)?;
     let failures = outcome?;
     if !failures.is_empty() {
-        bail!(
-            "{} measurements failed:\n{}",
-            failures.len(),
-            failures.join("\n")
-        );
+        bail!("{} measurements failed:\n{}", failures.len(), failures.join("\n"));
     }
     match report.missed() {
         missed if missed > 0 && arguments.enforce => bail!("{missed} figures miss their bar"),

@@ -137,11 +137,7 @@ impl Nats {
             ..Default::default()
         };
         let consumer: PullConsumer = stream.create_consumer(config).await?;
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(5000)
-            .messages()
-            .await?;
+        let mut messages = consumer.stream().max_messages_per_batch(5000).messages().await?;
         let mut delivery = Delivery::new(expected);
         for read in 0..end {
             match tokio::time::timeout(TIMEOUT, messages.next()).await {

@@ -31,8 +31,7 @@ pub async fn prepare(bench: &Bench) -> Result<()> {
         .await?;
     for variant in VARIANTS {
         let path = script_path(bench, variant);
-        std::fs::write(&path, script(variant))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, script(variant)).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
@@ -44,9 +43,7 @@ pub async fn run(bench: &Bench, clients: usize, run: usize) -> Result<Values> {
     for turn in 0..VARIANTS.len() {
         let variant = VARIANTS[(run + turn) % VARIANTS.len()];
         client
-            .batch_execute(&format!(
-                "TRUNCATE bench_bare, tide.\"{PUBLISH_OUTBOX}_outbox\""
-            ))
+            .batch_execute(&format!("TRUNCATE bench_bare, tide.\"{PUBLISH_OUTBOX}_outbox\""))
             .await?;
         let rate = pgbench(bench, &script_path(bench, variant), clients).await?;
         values.push((format!("publish.{variant}.c{clients}"), rate));
@@ -77,8 +74,7 @@ async fn pgbench(bench: &Bench, script: &Path, clients: usize) -> Result<f64> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    commits_per_second(&text)
-        .with_context(|| format!("pgbench printed no rate, or had failures:\n{text}"))
+    commits_per_second(&text).with_context(|| format!("pgbench printed no rate, or had failures:\n{text}"))
 }
 
 fn commits_per_second(output: &str) -> Option<f64> {
@@ -112,14 +108,9 @@ fn script(variant: &str) -> String {
                 "INSERT INTO tide.\"{PUBLISH_OUTBOX}_outbox\" (payload, headers) VALUES ({payload}, {headers})"
             )
         }
-        _ => format!(
-            "INSERT INTO bench_bare (outbox_id, payload, headers) VALUES (1, {payload}, {headers})"
-        ),
+        _ => format!("INSERT INTO bench_bare (outbox_id, payload, headers) VALUES (1, {payload}, {headers})"),
     };
-    format!(
-        "\\set order random({first}, {})\n{statement};\n",
-        first * 2 - 1
-    )
+    format!("\\set order random({first}, {})\n{statement};\n", first * 2 - 1)
 }
 
 #[cfg(test)]

@@ -37,8 +37,7 @@ pub struct Usage {
 impl Relay {
     /// Starts a relay on a database. Its output goes to `log`.
     pub fn start(program: &Path, postgres_url: &str, log: PathBuf) -> Result<Self> {
-        let output =
-            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let started = Instant::now();
         let child = Command::new(program)
             .args(["--postgres-url", postgres_url])
@@ -50,11 +49,7 @@ impl Relay {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self {
-            child,
-            log,
-            started,
-        })
+        Ok(Self { child, log, started })
     }
 
     /// When the process was started.

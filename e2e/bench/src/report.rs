@@ -91,10 +91,7 @@ impl Report {
             .map(Vec::as_slice)
             .unwrap_or_default();
         let share = |&(run, value): &(usize, f64)| {
-            let others = figure
-                .compared_to
-                .iter()
-                .map(|other| self.in_run(other, run));
+            let others = figure.compared_to.iter().map(|other| self.in_run(other, run));
             Some(value / in_series(&others.collect::<Option<Vec<f64>>>()?))
         };
         runs.iter().filter_map(share).collect()
@@ -137,11 +134,7 @@ impl Report {
                 }
             };
             add(figure.name.clone(), figure.unit, self.runs(&figure.name));
-            add(
-                format!("{}.ratio", figure.name),
-                "ratio",
-                self.shares(figure),
-            );
+            add(format!("{}.ratio", figure.name), "ratio", self.shares(figure));
         }
         entries
     }
@@ -222,12 +215,7 @@ fn number(value: f64) -> String {
 
 /// Rows as columns of equal width, those in `to_the_right` aligned to the right.
 fn align(rows: &[[String; 8]], to_the_right: &[usize]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].len())
-            .max()
-            .unwrap_or_default()
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..8).map(width).collect();
     let mut text = String::new();
     for row in rows {

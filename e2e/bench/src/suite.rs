@@ -113,10 +113,7 @@ pub async fn run(
     {
         publish::prepare(bench).await?;
     }
-    if measurements
-        .iter()
-        .any(|measurement| measurement.needs_backlog())
-    {
+    if measurements.iter().any(|measurement| measurement.needs_backlog()) {
         eprintln!("making a backlog of {} messages", bench.sizes.backlog);
         bench
             .database
@@ -126,17 +123,10 @@ pub async fn run(
     let mut failures = Vec::new();
     for run in 0..runs {
         for measurement in measurements {
-            let label = format!(
-                "run {} of {runs}: {}",
-                run + 1,
-                measurement.figures().join(", ")
-            );
+            let label = format!("run {} of {runs}: {}", run + 1, measurement.figures().join(", "));
             match measurement.run(bench, run).await {
                 Ok(values) => {
-                    let shown: Vec<_> = values
-                        .iter()
-                        .map(|(_, value)| format!("{value:.2}"))
-                        .collect();
+                    let shown: Vec<_> = values.iter().map(|(_, value)| format!("{value:.2}")).collect();
                     eprintln!("{label}: {}", shown.join(", "));
                     report.add(run, values)?;
                 }
