@@ -92,6 +92,17 @@ COMMENT ON FUNCTION tide.drop_consumer_group(text, text, boolean) IS
 
 -- ------------------------------------------------- what is not yet delivered
 
+-- Condition on a message m that a snapshot does not see it. Written out, so
+-- that the index on xid serves it however old the oldest open transaction is.
+CREATE FUNCTION tide._unseen(p_snapshot pg_snapshot)
+RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT format('(m.xid >= %L::xid8%s)', pg_snapshot_xmax(p_snapshot),
+                  (SELECT format(' OR m.xid = ANY (%L::xid8[])', array_agg(x.xid))
+                     FROM pg_snapshot_xip(p_snapshot) AS x(xid)
+                   HAVING count(*) > 0))
+$$;
+
 -- Condition on a message m that holds while it is not delivered to the group;
 -- the rule is stated at tide.group_cursor. Snapshots of another cluster or
 -- timeline mean nothing here: then ids above the low-water mark count.
@@ -102,10 +113,8 @@ LANGUAGE sql STABLE AS $$
         WHEN p_cursor IS NULL OR p_cursor.group_id IS NULL THEN 'true'
         WHEN p_cursor.system_identifier <> c.system_identifier OR p_cursor.timeline <> c.timeline
             THEN format('(m.id > %s)', p_cursor.low_water_id)
-        ELSE format('(m.xid >= %L::xid8 AND NOT pg_visible_in_snapshot(m.xid, %L)'
-                    ' AND NOT (m.id <= %s AND pg_visible_in_snapshot(m.xid, %L)))',
-                    pg_snapshot_xmin(p_cursor.old_snapshot), p_cursor.old_snapshot,
-                    p_cursor.last_id, p_cursor.new_snapshot)
+        ELSE format('(%s AND NOT (m.id <= %s AND pg_visible_in_snapshot(m.xid, %L)))',
+                    tide._unseen(p_cursor.old_snapshot), p_cursor.last_id, p_cursor.new_snapshot)
         END
       FROM tide._cluster() c
 $$;
@@ -212,11 +221,10 @@ BEGIN
     FOR attempt IN 1 .. 2 LOOP
         RETURN QUERY EXECUTE format(
             'SELECT m.id, m.created_at, m.headers::jsonb, m.payload FROM tide.%I m'
-            ' WHERE m.xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(m.xid, $1)'
-            '   AND pg_visible_in_snapshot(m.xid, $2) AND m.id > $3'
+            ' WHERE %s AND pg_visible_in_snapshot(m.xid, $1) AND m.id > $2'
             '   AND m.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()'
-            ' ORDER BY m.id LIMIT $4', v_outbox.table_name)
-            USING v_cursor.old_snapshot, v_cursor.new_snapshot, v_cursor.last_id, p_limit;
+            ' ORDER BY m.id LIMIT $3', v_outbox.table_name, tide._unseen(v_cursor.old_snapshot))
+            USING v_cursor.new_snapshot, v_cursor.last_id, p_limit;
         EXIT WHEN FOUND OR attempt = 2;
         UPDATE tide.group_cursor c
            SET old_snapshot = v_cursor.new_snapshot, new_snapshot = tide._snapshot(),

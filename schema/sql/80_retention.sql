@@ -5,12 +5,12 @@
 
 -- Detaches and drops the leaves that are older than the retention and hold
 -- nothing that a group still lacks.
-CREATE FUNCTION tide._drop_passed_leaves(p_outbox tide.outbox)
+CREATE FUNCTION tide._drop_passed_leaves(p_outbox tide.outbox, p_now timestamptz)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
 SET lock_timeout = '50ms' AS $$
 DECLARE
-    v_horizon     timestamptz := clock_timestamp() - p_outbox.retention;
+    v_horizon     timestamptz := p_now - p_outbox.retention;
     v_undelivered text := tide._undelivered_to_any(p_outbox.outbox_id);
     v_leaf        record;
     v_held        boolean;
@@ -54,12 +54,11 @@ BEGIN
 END $$;
 
 -- Makes leaves when less than half of what is wanted lies ahead.
-CREATE FUNCTION tide._make_leaves_ahead(p_outbox tide.outbox)
+CREATE FUNCTION tide._make_leaves_ahead(p_outbox tide.outbox, p_now timestamptz)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
 SET lock_timeout = '50ms' AS $$
 DECLARE
-    v_now   timestamptz := clock_timestamp();
     v_from  timestamptz;
     v_until timestamptz;
     v_leaf  record;
@@ -72,9 +71,9 @@ DECLARE
 BEGIN
     -- Enough while the narrow leaves reach two periods beyond the current one.
     SELECT max(l.upper_bound) FILTER (WHERE isfinite(l.upper_bound)
-                                        AND (l.lower_bound <= v_now OR l.upper_bound - l.lower_bound <= p_outbox.partition_period))
+                                        AND (l.lower_bound <= p_now OR l.upper_bound - l.lower_bound <= p_outbox.partition_period))
       INTO v_until FROM tide._leaves(p_outbox) l;
-    IF v_until >= v_now + p_outbox.partition_period * 2 THEN
+    IF v_until >= p_now + p_outbox.partition_period * 2 THEN
         RETURN;
     END IF;
 
@@ -95,7 +94,7 @@ BEGIN
         FOR v_leaf IN
             SELECT l.* FROM tide._leaves(p_outbox) l
              WHERE NOT isfinite(l.upper_bound)
-                OR l.lower_bound > v_now AND l.upper_bound - l.lower_bound > p_outbox.partition_period
+                OR l.lower_bound > p_now AND l.upper_bound - l.lower_bound > p_outbox.partition_period
              ORDER BY l.lower_bound
         LOOP
             EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_leaf.leaf) INTO v_used;
@@ -106,7 +105,7 @@ BEGIN
                                to_char(v_leaf.lower_bound AT TIME ZONE 'UTC', 'YYYYMMDDHH24'));
                 EXECUTE format('ALTER TABLE tide.%I DETACH PARTITION tide.%I', p_outbox.table_name, v_leaf.leaf);
                 EXECUTE format('ALTER TABLE tide.%I RENAME TO %I', v_leaf.leaf, leaf);
-                EXECUTE format('SELECT greatest(max(m.created_at), $1) FROM tide.%I m', leaf) INTO v_until USING v_now;
+                EXECUTE format('SELECT greatest(max(m.created_at), $1) FROM tide.%I m', leaf) INTO v_until USING p_now;
                 PERFORM tide._attach_leaf(p_outbox, leaf, v_leaf.lower_bound,
                             date_bin(p_outbox.partition_period, v_until, '2001-01-01 00:00:00+00') + p_outbox.partition_period);
                 action := 'closed';
@@ -115,7 +114,7 @@ BEGIN
             END IF;
         END LOOP;
         SELECT coalesce(max(l.upper_bound), '-infinity') INTO v_from FROM tide._leaves(p_outbox) l;
-        FOR v_new IN SELECT * FROM tide._wanted_leaves(p_outbox, v_from, v_now) LOOP
+        FOR v_new IN SELECT * FROM tide._wanted_leaves(p_outbox, v_from, p_now) LOOP
             PERFORM tide._create_leaf(v_new.leaf);
             PERFORM tide._attach_leaf(p_outbox, v_new.leaf, v_new.lower_bound, v_new.upper_bound);
             v_made := v_made || v_new.leaf;
@@ -141,8 +140,8 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_outbox tide.outbox := tide._outbox(p_name);
 BEGIN
-    RETURN QUERY SELECT m.* FROM tide._make_leaves_ahead(v_outbox) m;
-    RETURN QUERY SELECT d.* FROM tide._drop_passed_leaves(v_outbox) d;
+    RETURN QUERY SELECT m.* FROM tide._make_leaves_ahead(v_outbox, clock_timestamp()) m;
+    RETURN QUERY SELECT d.* FROM tide._drop_passed_leaves(v_outbox, clock_timestamp()) d;
 END $$;
 
 COMMENT ON FUNCTION tide.maintain_outbox(text) IS

@@ -94,9 +94,7 @@ pub enum Error {
         found: i32,
     },
     /// The caller has no right to see or create the schema.
-    #[error(
-        "role \"{role}\" may not {what} in database \"{database}\": {grant}"
-    )]
+    #[error("role \"{role}\" may not {what} in database \"{database}\": {grant}")]
     Forbidden {
         /// The role that is connected.
         role: String,
@@ -151,23 +149,37 @@ async fn change(client: &mut Client, create: bool) -> Result<Installed, Error> {
     let transaction = client.transaction().await?;
     // The lock is waited for in a statement of its own, so that what is read
     // next is what the installer before us left.
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await?;
+    transaction
+        .execute("SELECT pg_advisory_xact_lock($1)", &[&INSTALL_LOCK])
+        .await?;
     match look(&transaction).await? {
         None if create => {
             check_may_create(&transaction).await?;
             transaction.batch_execute(&files::print()).await?;
             transaction.commit().await?;
             tracing::info!(version = VERSION, release = RELEASE, "schema tide installed");
-            Ok(Installed { from: None, to: VERSION, origin: Origin::Plain })
+            Ok(Installed {
+                from: None,
+                to: VERSION,
+                origin: Origin::Plain,
+            })
         }
-        None => Err(Error::Missing { database: database(&transaction).await? }),
-        Some(found) if found.is_current() => {
-            Ok(Installed { from: Some(found.version), to: found.version, origin: found.origin })
-        }
-        Some(found) if found.version > VERSION => {
-            Err(Error::Newer { found: found.version, release: found.release })
-        }
-        Some(Status { origin: Origin::Extension(installed), .. }) => Err(Error::OwnedByExtension { installed }),
+        None => Err(Error::Missing {
+            database: database(&transaction).await?,
+        }),
+        Some(found) if found.is_current() => Ok(Installed {
+            from: Some(found.version),
+            to: found.version,
+            origin: found.origin,
+        }),
+        Some(found) if found.version > VERSION => Err(Error::Newer {
+            found: found.version,
+            release: found.release,
+        }),
+        Some(Status {
+            origin: Origin::Extension(installed),
+            ..
+        }) => Err(Error::OwnedByExtension { installed }),
         // Version 1 is the first: there is nothing to upgrade from yet.
         Some(found) => Err(Error::NoPath { found: found.version }),
     }
@@ -190,13 +202,18 @@ async fn look(client: &impl GenericClient) -> Result<Option<Status>, Error> {
         return Ok(None);
     }
     if !ours {
-        return Err(Error::Foreign { database: database(client).await? });
+        return Err(Error::Foreign {
+            database: database(client).await?,
+        });
     }
     if !usable {
         return Err(forbidden(client, "use schema \"tide\"", "GRANT USAGE ON SCHEMA tide", "").await?);
     }
     let row = client
-        .query_one("SELECT version, release FROM tide.schema_version ORDER BY version DESC LIMIT 1", &[])
+        .query_one(
+            "SELECT version, release FROM tide.schema_version ORDER BY version DESC LIMIT 1",
+            &[],
+        )
         .await?;
     Ok(Some(Status {
         version: row.get(0),
@@ -206,14 +223,25 @@ async fn look(client: &impl GenericClient) -> Result<Option<Status>, Error> {
 }
 
 async fn check_may_create(client: &impl GenericClient) -> Result<(), Error> {
-    let row = client.query_one("SELECT has_database_privilege(current_database(), 'CREATE')", &[]).await?;
+    let row = client
+        .query_one("SELECT has_database_privilege(current_database(), 'CREATE')", &[])
+        .await?;
     if row.get(0) {
         return Ok(());
     }
     let grant = client
-        .query_one("SELECT format('GRANT CREATE ON DATABASE %I', current_database())", &[])
+        .query_one(
+            "SELECT format('GRANT CREATE ON DATABASE %I', current_database())",
+            &[],
+        )
         .await?;
-    Err(forbidden(client, "create a schema", grant.get(0), ", or connect as the database's owner").await?)
+    Err(forbidden(
+        client,
+        "create a schema",
+        grant.get(0),
+        ", or connect as the database's owner",
+    )
+    .await?)
 }
 
 async fn forbidden(
@@ -223,7 +251,10 @@ async fn forbidden(
     otherwise: &str,
 ) -> Result<Error, Error> {
     let row = client
-        .query_one("SELECT current_user::text, current_database()::text, quote_ident(current_user)", &[])
+        .query_one(
+            "SELECT current_user::text, current_database()::text, quote_ident(current_user)",
+            &[],
+        )
         .await?;
     let quoted: String = row.get(2);
     Ok(Error::Forbidden {
@@ -235,5 +266,8 @@ async fn forbidden(
 }
 
 async fn database(client: &impl GenericClient) -> Result<String, Error> {
-    Ok(client.query_one("SELECT current_database()::text", &[]).await?.get(0))
+    Ok(client
+        .query_one("SELECT current_database()::text", &[])
+        .await?
+        .get(0))
 }

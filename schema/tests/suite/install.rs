@@ -1,0 +1,312 @@
+//! Installing: plainly, as an extension, twice, and where it must not.
+
+use pg_tide_schema::{Error, Origin, VERSION, install, status, upgrade};
+
+use crate::support::{Database, Session, drop_database, unique};
+
+/// Columns, functions, indexes, constraints, triggers, policies, grants and
+/// comments of the schema.
+const CATALOGUE: &str = r"
+    SELECT 'column', c.relname::text, c.relkind::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
+           a.attnotnull::text, pg_get_expr(d.adbin, d.adrelid)
+      FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+     WHERE c.relnamespace = 'tide'::regnamespace
+    UNION ALL
+    SELECT 'function', p.oid::regprocedure::text, p.prosrc, p.prosecdef::text, p.proconfig::text,
+           obj_description(p.oid), p.provolatile::text
+      FROM pg_proc p WHERE p.pronamespace = 'tide'::regnamespace
+    UNION ALL
+    SELECT 'function right', p.oid::regprocedure::text, coalesce(r.rolname, 'PUBLIC'), a.privilege_type, NULL, NULL, NULL
+      FROM pg_proc p, aclexplode(p.proacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+     WHERE p.pronamespace = 'tide'::regnamespace
+    UNION ALL
+    SELECT 'table right', c.relname::text, coalesce(r.rolname, 'PUBLIC'), a.privilege_type, NULL, NULL, NULL
+      FROM pg_class c, aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+     WHERE c.relnamespace = 'tide'::regnamespace
+    UNION ALL
+    SELECT 'view', c.relname::text, pg_get_viewdef(c.oid), obj_description(c.oid), NULL, NULL, NULL
+      FROM pg_class c WHERE c.relnamespace = 'tide'::regnamespace AND c.relkind = 'v'
+    UNION ALL
+    SELECT 'constraint', conrelid::regclass::text, conname::text, pg_get_constraintdef(oid), NULL, NULL, NULL
+      FROM pg_constraint WHERE connamespace = 'tide'::regnamespace
+    UNION ALL
+    SELECT 'index', tablename::text, indexdef, NULL, NULL, NULL, NULL FROM pg_indexes WHERE schemaname = 'tide'
+    UNION ALL
+    SELECT 'trigger', t.tgrelid::regclass::text, pg_get_triggerdef(t.oid), NULL, NULL, NULL, NULL
+      FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+     WHERE c.relnamespace = 'tide'::regnamespace AND NOT t.tgisinternal
+    UNION ALL
+    SELECT 'policy', tablename::text, policyname::text, with_check, qual, NULL, NULL FROM pg_policies WHERE schemaname = 'tide'
+    UNION ALL
+    SELECT 'option', t::text, NULL, NULL, NULL, NULL, NULL FROM tide.connector_option t
+    ORDER BY 1, 2, 3, 4, 5, 6, 7";
+
+#[tokio::test]
+async fn a_role_without_any_attribute_installs_into_a_database_it_owns() {
+    let database = Database::empty().await;
+    let owner = database.role("").await;
+    let admin = database.session().await;
+    // The right to create a schema is all that is needed.
+    admin
+        .run(&format!("GRANT CREATE ON DATABASE {} TO {owner}", database.name))
+        .await;
+    let mut session = database.session_of(&owner).await;
+    let installed = install(&mut session.0).await.unwrap();
+    assert_eq!(
+        (installed.from, installed.to, installed.origin),
+        (None, VERSION, Origin::Plain)
+    );
+
+    session
+        .run("SELECT tide.outbox_create('orders'); SELECT tide.outbox_publish('orders', '{}')")
+        .await;
+    assert_eq!(
+        session.row("SELECT pending_count FROM tide.outbox_pending").await,
+        "1"
+    );
+    let found = status(&session.0).await.unwrap().unwrap();
+    assert!(found.is_current());
+    assert_eq!(found.release, pg_tide_schema::RELEASE);
+}
+
+#[tokio::test]
+async fn a_second_installation_does_nothing() {
+    let (_database, mut session) = Database::installed().await;
+    session
+        .run("SELECT tide.outbox_create('orders'); SELECT tide.outbox_publish('orders', '{}')")
+        .await;
+    let before = session.rows(CATALOGUE).await;
+    let installed = install(&mut session.0).await.unwrap();
+    assert_eq!((installed.from, installed.to), (Some(VERSION), VERSION));
+    assert_eq!(upgrade(&mut session.0).await.unwrap().from, Some(VERSION));
+    assert_eq!(session.rows(CATALOGUE).await, before);
+    assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "1");
+}
+
+#[tokio::test]
+async fn two_installers_at_once_install_once() {
+    let database = Database::empty().await;
+    let (mut one, mut two) = (database.session().await, database.session().await);
+    let (first, second) = tokio::join!(install(&mut one.0), install(&mut two.0));
+    let mut from = [first.unwrap().from, second.unwrap().from];
+    from.sort_unstable();
+    assert_eq!(from, [None, Some(VERSION)]);
+}
+
+#[tokio::test]
+async fn a_schema_of_somebody_else_is_left_alone() {
+    let database = Database::empty().await;
+    let mut session = database.session().await;
+    session
+        .run("CREATE SCHEMA tide; CREATE TABLE tide.moon (phase int)")
+        .await;
+    let error = install(&mut session.0).await.unwrap_err();
+    assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    assert!(error.to_string().contains("it is not pg-tide's"), "{error}");
+    assert_eq!(
+        session
+            .row("SELECT count(*) FROM pg_class WHERE relnamespace = 'tide'::regnamespace")
+            .await,
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn nothing_to_upgrade_is_said() {
+    let database = Database::empty().await;
+    let mut session = database.session().await;
+    assert_eq!(status(&session.0).await.unwrap(), None);
+    let error = upgrade(&mut session.0).await.unwrap_err();
+    assert!(error.to_string().contains("pg-tide schema install"), "{error}");
+}
+
+#[tokio::test]
+async fn an_installer_without_rights_learns_which_are_missing() {
+    let database = Database::empty().await;
+    let role = database.role("").await;
+    let mut session = database.session_of(&role).await;
+    let error = install(&mut session.0).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("GRANT CREATE ON DATABASE {} TO {role}", database.name)),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let (_database, mut session) = Database::installed().await;
+    session
+        .run("INSERT INTO tide.schema_version (version, release) VALUES (999, '9.9.9')")
+        .await;
+    let error = install(&mut session.0).await.unwrap_err().to_string();
+    assert!(error.contains("version 999 (release 9.9.9)"), "{error}");
+}
+
+/// Installs the extension, or says loudly why not.
+async fn extension(session: &Session) -> bool {
+    if session
+        .number("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_tide'")
+        .await
+        == 0
+    {
+        assert!(
+            session
+                .rows("SELECT 1 FROM pg_settings WHERE name = 'extension_control_path'")
+                .await
+                .is_empty(),
+            "extension pg_tide is not available: run schema/make-extension into a folder of extension_control_path"
+        );
+        eprintln!(
+            "SKIPPED: this PostgreSQL has no extension_control_path and pg_tide is not in its share directory"
+        );
+        return false;
+    }
+    session.run("CREATE EXTENSION pg_tide").await;
+    true
+}
+
+#[tokio::test]
+async fn the_extension_gives_the_same_catalogue_as_the_installer() {
+    let database = Database::empty().await;
+    let mut session = database.session().await;
+    if !extension(&session).await {
+        return;
+    }
+    let (_plain_database, plain) = Database::installed().await;
+    let (left, right) = (plain.rows(CATALOGUE).await, session.rows(CATALOGUE).await);
+    assert!(left.len() > 300);
+    for (one, two) in left.iter().zip(&right) {
+        assert_eq!(one, two);
+    }
+    assert_eq!(left.len(), right.len());
+
+    let found = status(&session.0).await.unwrap().unwrap();
+    assert_eq!(
+        found.origin,
+        Origin::Extension(pg_tide_schema::RELEASE.to_owned())
+    );
+    let installed = install(&mut session.0).await.unwrap();
+    assert_eq!((installed.from, installed.to), (Some(VERSION), VERSION));
+    assert_ne!(installed.origin, Origin::Plain);
+}
+
+/// Dump and restore keep configuration, messages and the ids to come.
+async fn dump_and_restore(database: &Database, session: &Session) {
+    let other = database.role("").await;
+    session
+        .run(&format!(
+            "SELECT tide.outbox_create('Weird \"Name\"'); SELECT tide.outbox_create('orders');
+             SELECT tide.create_consumer_group('g', 'orders');
+             SELECT tide.inbox_create('payments');
+             SELECT tide.relay_set_outbox('p', 'orders', 'kafka', '{{\"brokers\": \"b:1\", \"topic\": \"t\"}}');
+             SELECT tide.relay_set_inbox('r', 'payments', '{{\"url\": \"b:1\", \"subject\": \"t\"}}');
+             SELECT tide.outbox_grant_publish('orders', '{other}');
+             SELECT tide.outbox_publish('orders', '1');
+             SELECT tide.outbox_publish('Weird \"Name\"', '2')"
+        ))
+        .await;
+    let copy = unique("tide_test_copy");
+    session.run(&format!("CREATE DATABASE {copy}")).await;
+    let restored = std::process::Command::new("bash")
+        .args([
+            "-o",
+            "pipefail",
+            "-c",
+            "pg_dump \"$1\" | psql -X -q -v ON_ERROR_STOP=1 \"$2\"",
+        ])
+        .args(["bash", &database.url(&database.name), &database.url(&copy)])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+    let mut config: tokio_postgres::Config = database.url(&copy).parse().unwrap();
+    config.dbname(&copy);
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    let task = tokio::spawn(connection);
+    let check = Session(client);
+    let result = async {
+        assert!(restored.status.success(), "{said}");
+        assert_eq!(
+            check
+                .rows("SELECT outbox_name, pending_count FROM tide.outbox_pending ORDER BY 1")
+                .await,
+            ["Weird \"Name\"|1", "orders|1"]
+        );
+        assert_eq!(
+            check.rows("SELECT name FROM tide.relay_list_configs()").await,
+            ["p", "r"]
+        );
+        // Ids and identities go on where they were.
+        check
+            .run("SELECT tide.outbox_create('third'); SELECT tide.inbox_create('more')")
+            .await;
+        assert_eq!(check.number("SELECT tide.outbox_publish('orders', '3')").await, 3);
+        assert_eq!(
+            check
+                .row(&format!(
+                    "SELECT has_column_privilege('{other}', 'tide.orders_outbox', 'payload', 'INSERT')"
+                ))
+                .await,
+            "t"
+        );
+    };
+    result.await;
+    drop(check);
+    task.abort();
+    drop_database(&copy, &[]).await;
+}
+
+#[tokio::test]
+async fn a_dump_of_a_plain_schema_restores() {
+    let (database, session) = Database::installed().await;
+    dump_and_restore(&database, &session).await;
+}
+
+#[tokio::test]
+async fn a_dump_of_the_extension_restores() {
+    let database = Database::empty().await;
+    let session = database.session().await;
+    if extension(&session).await {
+        dump_and_restore(&database, &session).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_granted_to_public() {
+    let (_database, session) = Database::installed().await;
+    let granted = session
+        .rows(
+            "SELECT p.oid::regprocedure::text FROM pg_proc p
+              WHERE p.pronamespace = 'tide'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
+             UNION ALL
+             SELECT c.oid::regclass::text FROM pg_class c, aclexplode(c.relacl) a
+              WHERE c.relnamespace = 'tide'::regnamespace AND a.grantee = 0
+             UNION ALL
+             SELECT n.nspname FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = 'tide' AND a.grantee = 0",
+        )
+        .await;
+    assert!(granted.is_empty(), "{granted:?}");
+}
+
+#[tokio::test]
+async fn functions_of_the_owner_have_a_fixed_search_path_and_the_public_ones_a_comment() {
+    let (_database, session) = Database::installed().await;
+    let open = session
+        .rows(
+            "SELECT p.oid::regprocedure::text FROM pg_proc p
+              WHERE p.pronamespace = 'tide'::regnamespace AND p.prosecdef
+                AND NOT EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c = 'search_path=pg_catalog, pg_temp')",
+        )
+        .await;
+    assert!(open.is_empty(), "{open:?}");
+    let silent = session
+        .rows(
+            "SELECT p.oid::regprocedure::text FROM pg_proc p
+              WHERE p.pronamespace = 'tide'::regnamespace AND left(p.proname, 1) <> '_' AND obj_description(p.oid) IS NULL
+             UNION ALL
+             SELECT c.oid::regclass::text FROM pg_class c
+              WHERE c.relnamespace = 'tide'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL",
+        )
+        .await;
+    assert!(silent.is_empty(), "{silent:?}");
+}

@@ -1,0 +1,14 @@
+//! The schema against a real PostgreSQL. Each test makes a database of its
+//! own and drops it.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod consumer_group;
+mod inbox;
+mod install;
+mod outbox;
+mod pipeline;
+mod publish;
+mod retention;
+mod support;
+mod tutorial;
+mod views;

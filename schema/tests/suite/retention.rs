@@ -1,0 +1,191 @@
+//! Partitions are there before they are needed, and go when they are passed.
+//! Time is an argument of the functions beneath maintain_outbox.
+
+use crate::support::{Database, Session};
+
+async fn make_ahead(session: &Session, ahead: &str) -> Vec<String> {
+    session
+        .rows(&format!(
+            "SELECT m.action, m.leaf FROM tide.outbox o, tide._make_leaves_ahead(o, now() + interval '{ahead}') m WHERE o.name = 'orders'"
+        ))
+        .await
+}
+
+async fn drop_passed(session: &Session, ahead: &str) -> Vec<String> {
+    session
+        .rows(&format!(
+            "SELECT m.action FROM tide.outbox o, tide._drop_passed_leaves(o, now() + interval '{ahead}') m WHERE o.name = 'orders'"
+        ))
+        .await
+}
+
+async fn assert_whole(session: &Session) {
+    let leaves = session
+        .rows(
+            "SELECT l.leaf, l.lower_bound, l.upper_bound,
+                    l.lower_bound = coalesce(lag(l.upper_bound) OVER (ORDER BY l.lower_bound), '-infinity')
+               FROM tide.outbox o, tide._leaves(o) l ORDER BY l.lower_bound",
+        )
+        .await;
+    assert!(leaves.last().unwrap().contains("_rest|"), "{leaves:?}");
+    assert!(leaves[1..].iter().all(|l| l.ends_with("|t")), "{leaves:?}");
+}
+
+#[tokio::test]
+async fn leaves_are_made_ahead_only_when_few_remain() {
+    let (_database, session) = Database::installed().await;
+    session.run("SELECT tide.outbox_create('orders')").await;
+    assert!(
+        session
+            .rows("SELECT * FROM tide.maintain_outboxes()")
+            .await
+            .is_empty()
+    );
+    assert!(make_ahead(&session, "6 hours").await.is_empty());
+    for ahead in ["20 hours", "40 hours", "5 days", "40 days"] {
+        let made = make_ahead(&session, ahead).await;
+        assert!(
+            made.len() >= 3 && made.iter().all(|m| m.starts_with("made|")),
+            "{ahead}: {made:?}"
+        );
+        assert!(make_ahead(&session, ahead).await.is_empty());
+        assert_whole(&session).await;
+        session.run("SELECT tide.outbox_publish('orders', '1')").await;
+    }
+    assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "4");
+    // The new leaves have both indexes, attached to those of the outbox.
+    assert_eq!(
+        session
+            .row(
+                "SELECT count(*) = 2 * (SELECT count(*) FROM tide.outbox o, tide._leaves(o)) FROM pg_inherits i
+                   JOIN pg_class parent ON parent.oid = i.inhparent WHERE parent.relkind = 'I'"
+            )
+            .await,
+        "t"
+    );
+}
+
+#[tokio::test]
+async fn a_rest_that_was_used_becomes_a_leaf_and_loses_nothing() {
+    let (_database, session) = Database::installed().await;
+    session.run("SELECT tide.outbox_create('orders')").await;
+    // As after many days without a relay.
+    session
+        .run("INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now() + interval '30 days', '1')")
+        .await;
+    assert_eq!(session.row("SELECT count(*) FROM tide.outbox_1_rest").await, "1");
+    let done = make_ahead(&session, "30 days").await;
+    assert!(done[0].starts_with("closed|outbox_1_20"), "{done:?}");
+    assert!(
+        done[1..].len() >= 5 && done[1..].iter().all(|d| d.starts_with("made|")),
+        "{done:?}"
+    );
+    assert_whole(&session).await;
+    assert_eq!(session.row("SELECT count(*) FROM tide.outbox_1_rest").await, "0");
+    assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "1");
+    assert_eq!(
+        session.row("SELECT pending_count FROM tide.outbox_pending").await,
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_leaf_goes_when_it_is_old_and_every_group_has_passed_it() {
+    let (database, session) = Database::installed().await;
+    session.run("SELECT tide.outbox_create('orders'); SELECT tide.create_consumer_group('a', 'orders'); SELECT tide.create_consumer_group('b', 'orders')").await;
+    session
+        .run("SELECT tide.outbox_publish('orders', '1'); SELECT tide.outbox_publish('orders', '2')")
+        .await;
+    let leaf = "outbox_1_2%";
+    let messages = "SELECT count(*) FROM tide.orders_outbox";
+    make_ahead(&session, "2 days").await;
+
+    assert!(drop_passed(&session, "0 hours").await.is_empty(), "not old");
+    assert!(
+        drop_passed(&session, "24 hours").await.is_empty(),
+        "not older than the retention"
+    );
+    let kept = drop_passed(&session, "31 hours").await;
+    assert_eq!(kept[0], "kept", "no group has a cursor");
+    session
+        .run("SELECT tide.commit_offset('a', 'orders', 2); SELECT tide.commit_offset('b', 'orders', 1)")
+        .await;
+    assert_eq!(
+        drop_passed(&session, "31 hours").await[0],
+        "kept",
+        "one group lacks a message"
+    );
+    assert_eq!(session.row(messages).await, "2");
+    session.run("SELECT tide.commit_offset('b', 'orders', 2)").await;
+
+    // A transaction that still publishes, or reads, is not waited for.
+    let other = database.session().await;
+    other
+        .run("BEGIN; SELECT tide.outbox_publish('orders', '3')")
+        .await;
+    let started = std::time::Instant::now();
+    assert_eq!(drop_passed(&session, "31 hours").await[0], "skipped");
+    assert!(started.elapsed() < std::time::Duration::from_secs(2));
+    other.run("COMMIT").await;
+    assert_eq!(
+        drop_passed(&session, "31 hours").await[0],
+        "kept",
+        "the message that came is not delivered"
+    );
+    session
+        .run("SELECT tide.commit_offset('a', 'orders', 3); SELECT tide.commit_offset('b', 'orders', 3)")
+        .await;
+    let before = session
+        .number(&format!(
+            "SELECT count(*) FROM pg_class WHERE relname LIKE '{leaf}' AND relkind = 'r'"
+        ))
+        .await;
+    assert_eq!(drop_passed(&session, "31 hours").await[0], "dropped");
+    let after = session
+        .number(&format!(
+            "SELECT count(*) FROM pg_class WHERE relname LIKE '{leaf}' AND relkind = 'r'"
+        ))
+        .await;
+    assert!(after < before);
+    assert_eq!(session.row(messages).await, "0");
+    assert_eq!(session.row("SELECT max(lag) FROM tide.consumer_lag").await, "0");
+}
+
+#[tokio::test]
+async fn without_any_group_retention_alone_decides() {
+    let (_database, session) = Database::installed().await;
+    session
+        .run("SELECT tide.outbox_create('orders'); SELECT tide.outbox_publish('orders', '1')")
+        .await;
+    make_ahead(&session, "2 days").await;
+    assert!(drop_passed(&session, "12 hours").await.is_empty());
+    assert_eq!(drop_passed(&session, "31 hours").await[0], "dropped");
+    assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
+    // A clock set back finds a place too.
+    session
+        .run("INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now() + interval '36 hours', '1')")
+        .await;
+}
+
+#[tokio::test]
+async fn one_broken_outbox_does_not_keep_others_from_being_maintained() {
+    let (_database, session) = Database::installed().await;
+    session
+        .run("SELECT tide.outbox_create('broken'); SELECT tide.outbox_create('orders')")
+        .await;
+    session
+        .run("DROP TABLE tide.outbox_1_rest; ALTER TABLE tide.broken_outbox RENAME TO lost")
+        .await;
+    session
+        .run("UPDATE tide.outbox SET partition_period = interval '24 hours' WHERE name = 'orders'")
+        .await;
+    let done = session
+        .rows("SELECT outbox_name, action FROM tide.maintain_outboxes()")
+        .await;
+    assert_eq!(
+        done.iter().filter(|d| *d == "broken|failed").count(),
+        1,
+        "{done:?}"
+    );
+    assert!(done.iter().any(|d| d == "orders|made"), "{done:?}");
+}
