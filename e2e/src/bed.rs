@@ -1,0 +1,128 @@
+//! The servers: the shared bed from the environment, or a bed of one's own
+//! for tests that break servers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Addresses of a bed's servers.
+#[derive(Debug, Clone)]
+pub struct Bed {
+    /// URL of a database whose role may create databases.
+    pub postgres: String,
+    /// Bootstrap broker, `host:port`.
+    pub kafka: String,
+    /// `nats://host:port`.
+    pub nats: String,
+}
+
+impl Bed {
+    /// The bed that `eval "$(e2e/bed env)"` has put into the environment.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn from_env() -> Self {
+        Self::read(&|name| std::env::var(name).ok())
+    }
+
+    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| {
+            variable(name).unwrap_or_else(|| {
+                panic!(
+                    "{name} is not set: these tests need a bed. Run: e2e/bed up && eval \"$(e2e/bed env)\" (or make test)"
+                )
+            })
+        };
+        Self {
+            postgres: get("TIDE_PG_URL"),
+            kafka: get("TIDE_KAFKA"),
+            nats: get("TIDE_NATS"),
+        }
+    }
+}
+
+/// A bed that belongs to one test; taken down with its data when dropped.
+#[derive(Debug)]
+pub struct OwnBed {
+    name: String,
+    /// Its addresses; those of servers that were not started answer nobody.
+    pub addresses: Bed,
+}
+
+impl OwnBed {
+    /// Starts servers (`postgres`, `kafka`, `nats`) in a bed of this name,
+    /// with settings of `e2e/bed` such as `TIDE_BED_NATS_JETSTREAM`.
+    pub async fn up(name: &str, servers: &[&str], settings: &[(&str, &str)]) -> Self {
+        // The process id keeps two runs of the tests apart.
+        let name = format!("e2e-{name}-{}", std::process::id());
+        let arguments: Vec<&str> = std::iter::once("up").chain(servers.iter().copied()).collect();
+        // Made first, so that a failed start is cleaned up as well.
+        let mut bed = Self {
+            name,
+            addresses: Bed {
+                postgres: String::new(),
+                kafka: String::new(),
+                nats: String::new(),
+            },
+        };
+        bed.run(&arguments, settings).await;
+        let environment = bed.run(&["env"], &[]).await;
+        bed.addresses = Bed::read(&|name| {
+            let line = environment
+                .lines()
+                .find_map(|l| l.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='))?;
+            Some(line.to_owned())
+        });
+        bed
+    }
+
+    /// SIGKILL to a server, as a crash.
+    pub async fn kill(&self, server: &str) {
+        self.run(&["kill", server], &[]).await;
+    }
+
+    /// Ends a server in order.
+    pub async fn stop(&self, server: &str) {
+        self.run(&["stop", server], &[]).await;
+    }
+
+    /// Starts a server again, on its old port, and waits until it answers.
+    pub async fn start(&self, server: &str) {
+        self.run(&["start", server], &[]).await;
+    }
+
+    async fn run(&self, arguments: &[&str], settings: &[(&str, &str)]) -> String {
+        let mut command = self.command(arguments);
+        command.envs(settings.iter().copied());
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap()
+            .unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "bed {}: {arguments:?} failed:\n{complaint}",
+            self.name
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(folder().join("bed"));
+        command.args(arguments).env("TIDE_BED", &self.name);
+        command
+    }
+}
+
+impl Drop for OwnBed {
+    fn drop(&mut self) {
+        match self.command(&["down"]).output() {
+            Ok(output) if output.status.success() => {}
+            failed => eprintln!("bed {}: taking it down failed: {failed:?}", self.name),
+        }
+    }
+}
+
+/// The folder e2e of the checkout.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}

@@ -1,0 +1,155 @@
+//! Kafka as an ordinary consumer sees it.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::await_condition;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A record as it lies in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Topic partition.
+    pub partition: i32,
+    /// Offset in it.
+    pub offset: i64,
+    /// Key, if it has one.
+    pub key: Option<String>,
+    /// Headers in their order.
+    pub headers: Vec<(String, String)>,
+    /// Value.
+    pub value: String,
+}
+
+impl Record {
+    /// The value of its header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// Creates a topic with settings such as `max.message.bytes`.
+pub async fn create_topic(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (name, value) in settings {
+        new = new.set(name, value);
+    }
+    let made = admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "creating topic {topic}: {made:?}");
+}
+
+/// All records of a topic, partition by partition, each in order; none when
+/// there is no such topic.
+pub async fn records(brokers: &str, topic: &str) -> Vec<Record> {
+    let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read(&brokers, &topic))
+        .await
+        .unwrap()
+}
+
+/// Waits until a topic has at least this many records, and returns all.
+pub async fn await_records(brokers: &str, topic: &str, count: usize, within: Duration) -> Vec<Record> {
+    let owned = topic.to_owned();
+    let reader: std::sync::Arc<BaseConsumer> = consumer(brokers).into();
+    await_condition(within, &format!("{count} records in topic {topic}"), async || {
+        let (reader, topic) = (reader.clone(), owned.clone());
+        let there = tokio::task::spawn_blocking(move || {
+            let ends = ends(&reader, &topic)?;
+            usize::try_from(ends.iter().map(|(_, low, high)| high - low).sum::<i64>()).ok()
+        });
+        (there.await.unwrap()? >= count).then_some(())
+    })
+    .await;
+    records(brokers, topic).await
+}
+
+fn consumer(brokers: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "e2e-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "10")
+        .create()
+        .unwrap()
+}
+
+/// First and next offset of each partition.
+fn ends(consumer: &BaseConsumer, topic: &str) -> Option<Vec<(i32, i64, i64)>> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).ok()?;
+    let found = metadata
+        .topics()
+        .iter()
+        .find(|t| t.name() == topic && t.error().is_none())?;
+    found
+        .partitions()
+        .iter()
+        .map(|p| {
+            consumer
+                .fetch_watermarks(topic, p.id(), TIMEOUT)
+                .ok()
+                .map(|(low, high)| (p.id(), low, high))
+        })
+        .collect()
+}
+
+fn read(brokers: &str, topic: &str) -> Vec<Record> {
+    let consumer = consumer(brokers);
+    let ends = ends(&consumer, topic).unwrap_or_default();
+    let mut left = ends.iter().filter(|(_, low, high)| low < high).count();
+    let mut records = Vec::new();
+    if left == 0 {
+        return records;
+    }
+    let mut assignment = TopicPartitionList::new();
+    for (partition, low, high) in &ends {
+        if low < high {
+            assignment
+                .add_partition_offset(topic, *partition, Offset::Offset(*low))
+                .unwrap();
+        }
+    }
+    consumer.assign(&assignment).unwrap();
+    let mut last_sign = Instant::now();
+    while left > 0 {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                last_sign = Instant::now();
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                records.push(Record {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    key: message.key().map(text),
+                    headers: message
+                        .headers()
+                        .map(|all| {
+                            all.iter()
+                                .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
+                                .collect()
+                        })
+                        .unwrap_or_default(),
+                    value: message.payload().map(text).unwrap_or_default(),
+                });
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
+            Some(Err(error)) => assert!(last_sign.elapsed() < TIMEOUT, "reading topic {topic}: {error}"),
+            None => assert!(last_sign.elapsed() < TIMEOUT, "reading topic {topic}: no answer"),
+        }
+    }
+    records.sort_by_key(|r| (r.partition, r.offset));
+    records
+}

@@ -1,0 +1,28 @@
+//! What the end-to-end tests share: the bed's servers, a database per test,
+//! the relay as a real process, and readers of Kafka and NATS that know
+//! nothing of pg-tide.
+//!
+//! Every test works on names of its own ([`unique`]), so that all of them can
+//! run side by side on one bed. Nothing here sleeps in place of a condition:
+//! whatever takes time is awaited with a deadline ([`await_condition`]).
+
+// Helpers of tests fail by panicking, with what was wanted and what was there.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::must_use_candidate)]
+
+mod bed;
+mod database;
+mod http;
+pub mod kafka;
+pub mod nats;
+mod pipelines;
+mod process;
+mod relay;
+mod wait;
+
+pub use bed::{Bed, OwnBed};
+pub use database::Database;
+pub use http::get;
+pub use pipelines::{assert_each_once, assert_in_order, numbers};
+pub use process::Signal;
+pub use relay::{Relay, RelayOptions, run_pg_tide};
+pub use wait::{answer, await_condition, holds, unique};

@@ -1,0 +1,31 @@
+//! Signals to the relay, by its process id.
+
+use std::process::Command;
+
+/// A signal as the program `kill` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// End in order.
+    Term,
+    /// End at once.
+    Kill,
+    /// Freeze.
+    Stop,
+    /// Go on.
+    Continue,
+}
+
+pub(crate) fn send(pid: u32, signal: Signal) {
+    let name = match signal {
+        Signal::Term => "-TERM",
+        Signal::Kill => "-KILL",
+        Signal::Stop => "-STOP",
+        Signal::Continue => "-CONT",
+    };
+    let status = Command::new("kill")
+        .arg(name)
+        .arg(pid.to_string())
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill {name} {pid}: {status}");
+}

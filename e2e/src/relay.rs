@@ -1,0 +1,274 @@
+//! The relay as a process: started, asked over HTTP, signalled, killed.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::process::{self, Signal};
+use crate::{Database, await_condition, get, unique};
+
+/// How a relay is started.
+#[derive(Debug, Clone)]
+pub struct RelayOptions {
+    url: String,
+    arguments: Vec<String>,
+}
+
+impl RelayOptions {
+    /// A relay for the database at a URL.
+    pub fn for_url(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Its `--relay-group-id`.
+    #[must_use]
+    pub fn group(self, group: &str) -> Self {
+        self.arguments(&["--relay-group-id", group])
+    }
+
+    /// JSON logs.
+    #[must_use]
+    pub fn json(self) -> Self {
+        self.arguments(&["--log-format", "json"])
+    }
+
+    /// Further arguments.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub async fn start(self) -> Relay {
+        let mut relay = self.spawn();
+        relay.await_ready(Duration::from_secs(15)).await;
+        relay
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(self) -> Relay {
+        let address = free_address();
+        let name = unique("relay");
+        let log = std::env::temp_dir().join(format!("pg-tide-e2e-{name}.log"));
+        let file = File::create(&log).unwrap();
+        let child = Command::new(program())
+            .args([
+                "--postgres-url",
+                &self.url,
+                "--metrics-addr",
+                &address.to_string(),
+            ])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Relay { child, address, log }
+    }
+}
+
+/// A running relay; killed when dropped. Its log is shown when a test fails.
+#[derive(Debug)]
+pub struct Relay {
+    child: Child,
+    address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Relay {
+    /// Starts a relay for a database, in the default group, and waits until
+    /// it is ready.
+    pub async fn start(database: &Database) -> Self {
+        Self::options(database).start().await
+    }
+
+    /// A relay for a database, to be started differently.
+    pub fn options(database: &Database) -> RelayOptions {
+        RelayOptions::for_url(&database.url())
+    }
+
+    /// Where its pages are.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until /readyz is 200.
+    pub async fn await_ready(&mut self, within: Duration) {
+        let (address, log) = (self.address, self.log.clone());
+        let child = &mut self.child;
+        await_condition(within, "the relay is ready", async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!(
+                    "the relay ended ({status}):\n{}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                );
+            }
+            (get(address, "/readyz").await.ok()?.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// A page's status and body.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        get(self.address, path)
+            .await
+            .unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// The lines of /metrics that begin with this text.
+    pub async fn metric_lines(&self, beginning: &str) -> Vec<String> {
+        match get(self.address, "/metrics").await {
+            Ok((200, body)) => body
+                .lines()
+                .filter(|l| l.starts_with(beginning))
+                .map(str::to_owned)
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Waits until /metrics has this line.
+    pub async fn await_metric(&self, within: Duration, line: &str) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        await_condition(within, line, async || {
+            self.metric_lines(name)
+                .await
+                .contains(&line.to_owned())
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a pipeline is (1) or is not (0) healthy by the metrics.
+    pub async fn await_healthy(&self, within: Duration, pipeline: &str, healthy: u8) {
+        let line = format!("pg_tide_relay_pipeline_healthy{{pipeline=\"{pipeline}\"}} {healthy}");
+        self.await_metric(within, &line).await;
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until a line of the log contains all of these texts.
+    pub async fn await_log(&self, within: Duration, texts: &[&str]) -> String {
+        await_condition(within, &format!("a log line with {texts:?}"), async || {
+            self.log()
+                .lines()
+                .find(|line| texts.iter().all(|t| line.contains(t)))
+                .map(str::to_owned)
+        })
+        .await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        process::send(self.pid(), signal);
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns how it ended.
+    pub async fn terminate(&mut self, within: Duration) -> ExitStatus {
+        self.signal(Signal::Term);
+        self.await_end(within).await
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn await_end(&mut self, within: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        await_condition(within, "the relay ends", async || child.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = &lines[lines.len().saturating_sub(60)..];
+            eprintln!(
+                "--- the end of the log of relay {}:\n{}\n---",
+                self.pid(),
+                end.join("\n")
+            );
+        }
+        let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+/// Runs `pg-tide` to its end, for at most a minute.
+pub async fn run_pg_tide(arguments: &[&str]) -> Output {
+    let mut child = Command::new(program())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    // Its output is short, so the pipes do not fill up meanwhile.
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > Duration::from_secs(60) {
+            let _ = child.kill();
+            panic!(
+                "pg-tide {arguments:?} does not end: {:?}",
+                child.wait_with_output()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// The relay's program: `PG_TIDE`, or the one built beside the test.
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("PG_TIDE") {
+        return path.into();
+    }
+    // target/debug/deps/<test> -> target/debug/pg-tide
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(2).unwrap().join("pg-tide");
+    assert!(
+        path.exists(),
+        "there is no {}: build it with cargo build -p pg-tide, or name it in PG_TIDE (make test does the former)",
+        path.display()
+    );
+    path
+}
+
+/// An address on which nobody listens. Below the ports that the kernel gives
+/// to outgoing connections and below those of the beds.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() % 8_000;
+    (0..8_000)
+        .map(|_| {
+            let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+            SocketAddr::from((
+                Ipv4Addr::LOCALHOST,
+                u16::try_from(11_000 + (start + step) % 8_000).unwrap(),
+            ))
+        })
+        .find(|address| TcpListener::bind(address).is_ok())
+        .unwrap()
+}

@@ -1,0 +1,241 @@
+//! Configuration by SQL takes effect within a second, and a broken pipeline
+//! stops no other.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use pg_tide_e2e::nats::Nats;
+use pg_tide_e2e::{Bed, Database, Relay, await_condition, holds, kafka, numbers, unique};
+
+const SOON: Duration = Duration::from_secs(15);
+const SECOND: Duration = Duration::from_secs(1);
+const STATES: &str = "SELECT pipeline, state FROM tide.relay_pipeline_status ORDER BY 1";
+
+async fn scene(stem: &str) -> (Bed, Database, String) {
+    let bed = Bed::from_env();
+    let db = Database::fresh(&bed.postgres, stem).await;
+    db.create_outboxes(&["events"]).await;
+    (bed, db, unique(stem))
+}
+
+async fn values(bed: &Bed, topic: &str) -> Vec<i64> {
+    numbers(
+        kafka::records(&bed.kafka, topic)
+            .await
+            .iter()
+            .map(|r| r.value.as_str()),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_pipeline_is_picked_up_within_a_second() {
+    let (bed, db, topic) = scene("hot_new").await;
+    kafka::create_topic(&bed.kafka, &topic, 1, &[]).await;
+    db.run("SELECT tide.inbox_create('calls')").await;
+    let nats = Nats::connect(&bed.nats).await;
+    nats.create_stream(&topic, &topic, |_| {}).await;
+    nats.publish(&topic, r#"{"n": 1}"#).await;
+    db.publish_number("events", 1).await;
+    let _relay = Relay::start(&db).await;
+
+    let began = Instant::now();
+    db.to_kafka("out", "events", &bed.kafka, &topic, "{}").await;
+    db.await_text(SOON, STATES, "out|running").await;
+    let forward = began.elapsed();
+    kafka::await_records(&bed.kafka, &topic, 1, SOON).await;
+    let delivered = began.elapsed();
+
+    let began = Instant::now();
+    db.from_nats("in", "calls", &bed.nats, &topic, "{}", "").await;
+    db.await_text(SOON, "SELECT count(*) FROM tide.calls_inbox", "1")
+        .await;
+    let reverse = began.elapsed();
+    println!(
+        "running after {forward:?}, in Kafka after {delivered:?}; another one's message in its inbox after {reverse:?}"
+    );
+    assert!(forward < SECOND && reverse < SECOND, "{forward:?} {reverse:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_topic_takes_effect_within_a_second() {
+    let (bed, db, topic) = scene("hot_topic").await;
+    let other = unique("hot_topic_b");
+    for topic in [&topic, &other] {
+        kafka::create_topic(&bed.kafka, topic, 1, &[]).await;
+    }
+    db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
+    let _relay = Relay::start(&db).await;
+    db.publish_number("events", 1).await;
+    kafka::await_records(&bed.kafka, &topic, 1, SOON).await;
+
+    let began = Instant::now();
+    db.to_kafka("p", "events", &bed.kafka, &other, "{}").await;
+    let mut n = 1;
+    let took = await_condition(SOON, "a message in the other topic", async || {
+        n += 1;
+        db.publish_number("events", n).await;
+        (!kafka::records(&bed.kafka, &other).await.is_empty()).then(|| began.elapsed())
+    })
+    .await;
+    println!("in the other topic after {took:?}");
+    assert!(took < SECOND, "{took:?}");
+    db.await_delivered(SOON).await;
+    // Each once, the first ones in the old topic and all later ones in the new.
+    let mut got = values(&bed, &topic).await;
+    got.extend(values(&bed, &other).await);
+    assert_eq!(got, (1..=n).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disabled_waits_enabled_goes_on_deleted_is_gone() {
+    let (bed, db, topic) = scene("hot_switch").await;
+    let control = unique("hot_switch_b");
+    db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
+    db.to_kafka("control", "events", &bed.kafka, &control, "{}").await;
+    let relay = Relay::start(&db).await;
+    db.publish_number("events", 1).await;
+    db.await_delivered(SOON).await;
+
+    let began = Instant::now();
+    db.run("SELECT tide.relay_disable('p')").await;
+    db.await_text(SOON, STATES, "control|running\np|disabled").await;
+    println!("disabled after {:?}", began.elapsed());
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    db.publish_numbers("events", 2, 50, 1).await;
+    let lags = "SELECT group_name, lag FROM tide.consumer_lag ORDER BY 1";
+    db.await_text(SOON, lags, "control|0\np|49").await;
+    assert_eq!(values(&bed, &topic).await, [1]);
+
+    let began = Instant::now();
+    db.run("SELECT tide.relay_enable('p')").await;
+    db.await_text(SOON, STATES, "control|running\np|running").await;
+    println!("enabled and running after {:?}", began.elapsed());
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    db.await_text(SOON, lags, "control|0\np|0").await;
+    assert_eq!(values(&bed, &topic).await, (1..=50).collect::<Vec<_>>());
+
+    db.run("SELECT tide.relay_delete('p')").await;
+    relay
+        .await_metric(SECOND, "pg_tide_relay_owned_pipelines 1")
+        .await;
+    assert_eq!(db.text(STATES).await, "control|running");
+    let lines = await_condition(SOON, "no health is told of a pipeline that is gone", async || {
+        let lines = relay.metric_lines("pg_tide_relay_pipeline_healthy").await;
+        lines.iter().all(|l| !l.contains("\"p\"")).then_some(lines)
+    })
+    .await;
+    assert_eq!(lines, [r#"pg_tide_relay_pipeline_healthy{pipeline="control"} 1"#]);
+    db.publish_number("events", 51).await;
+    db.await_delivered(SOON).await;
+    assert_eq!(values(&bed, &topic).await, (1..=50).collect::<Vec<_>>());
+    assert_eq!(values(&bed, &control).await, (1..=51).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_pipeline_does_not_disturb_another() {
+    let (bed, db, topic) = scene("hot_undisturbed").await;
+    let other = unique("hot_undisturbed_b");
+    db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
+    db.to_kafka("q", "events", &bed.kafka, &other, "{}").await;
+    let _relay = Relay::start(&db).await;
+    db.await_text(SOON, STATES, "p|running\nq|running").await;
+    let before = "SELECT w.epoch FROM tide.pipeline_owner w JOIN tide.pipeline p USING (pipeline_id) WHERE p.name = 'q'";
+    let epoch = db.text(before).await;
+    for round in 0..5 {
+        db.to_kafka(
+            "p",
+            "events",
+            &bed.kafka,
+            &topic,
+            &format!("{{\"linger_ms\": {round}}}"),
+        )
+        .await;
+        db.publish_numbers("events", round * 20 + 1, round * 20 + 20, 1)
+            .await;
+    }
+    db.await_delivered(SOON).await;
+    assert_eq!(db.text(before).await, epoch, "q was not acquired anew");
+    for topic in [&topic, &other] {
+        assert_eq!(values(&bed, topic).await, (1..=100).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_pipeline_does_not_stop_another() {
+    let (bed, db, topic) = scene("hot_broken").await;
+    db.run("SELECT tide.inbox_create('calls')").await;
+    // Nobody listens on port 1; the topic's name is not allowed; nor is there such a NATS server.
+    db.to_kafka("no-broker", "events", "127.0.0.1:1", &topic, "{}")
+        .await;
+    db.to_kafka("bad-topic", "events", &bed.kafka, "no such/topic", "{}")
+        .await;
+    db.to_nats("no-nats", "events", "nats://127.0.0.1:1", &topic, "{}")
+        .await;
+    db.from_nats("no-source", "calls", "nats://127.0.0.1:1", &topic, "{}", "")
+        .await;
+    db.to_kafka("good", "events", &bed.kafka, &topic, "{}").await;
+    let relay = Relay::start(&db).await;
+    relay.await_healthy(SOON, "good", 1).await;
+    let broken = ["no-broker", "bad-topic", "no-nats", "no-source"];
+    for pipeline in broken {
+        relay
+            .await_log(SOON, &["WARN", "backing off", &format!("\"{pipeline}\"")])
+            .await;
+        relay.await_healthy(SOON, pipeline, 0).await;
+    }
+    let lag = "SELECT lag FROM tide.consumer_lag WHERE group_name = 'good'";
+    let mut last = 0;
+    // While they retry: each of these is delivered without delay.
+    holds(Duration::from_secs(3), "the good pipeline delivers", async || {
+        last += 1;
+        db.publish_number("events", last).await;
+        db.await_text(SECOND, lag, "0").await;
+        true
+    })
+    .await;
+    assert_eq!(values(&bed, &topic).await, (1..=last).collect::<Vec<_>>());
+    for pipeline in broken {
+        relay.await_healthy(SECOND, pipeline, 0).await;
+        let attempts = relay
+            .log()
+            .lines()
+            .filter(|l| l.contains(&format!("\"{pipeline}\"")) && l.contains("backing off"))
+            .count();
+        assert!(
+            (1..=12).contains(&attempts),
+            "{pipeline} was tried {attempts} times in about 3 s: that is no backoff"
+        );
+    }
+    let status = "SELECT pipeline, state, last_error IS NOT NULL FROM tide.relay_pipeline_status ORDER BY 1";
+    let wanted = "bad-topic|retrying|t\ngood|running|f\nno-broker|retrying|t\nno-nats|retrying|t\nno-source|retrying|t";
+    db.await_text(SOON, status, wanted).await;
+
+    // Mended by SQL, it catches up.
+    let mended = unique("hot_mended");
+    db.to_kafka("no-broker", "events", &bed.kafka, &mended, "{}")
+        .await;
+    kafka::await_records(&bed.kafka, &mended, usize::try_from(last).unwrap(), SOON).await;
+    assert_eq!(values(&bed, &mended).await, (1..=last).collect::<Vec<_>>());
+    relay.await_healthy(SOON, "no-broker", 1).await;
+}
+
+/// A row that `tide.relay_set_outbox` would not have let in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_cannot_be_read_is_told_and_stops_no_other() {
+    let (bed, db, topic) = scene("hot_unreadable").await;
+    db.to_kafka("bad", "events", &bed.kafka, &topic, "{}").await;
+    db.to_kafka("good", "events", &bed.kafka, &topic, "{}").await;
+    db.run("UPDATE tide.pipeline SET config = config || '{\"topik\": 1}' WHERE name = 'bad'")
+        .await;
+    let relay = Relay::start(&db).await;
+    db.publish_number("events", 1).await;
+    kafka::await_records(&bed.kafka, &topic, 1, SOON).await;
+    let line = relay.await_log(SOON, &["\"bad\"", "topik"]).await;
+    assert!(
+        line.contains("did you mean \\\"topic\\\"") || line.contains("did you mean \"topic\""),
+        "{line}"
+    );
+    relay.await_healthy(SOON, "bad", 0).await;
+    relay.await_healthy(SOON, "good", 1).await;
+}
