@@ -108,10 +108,7 @@ impl Sink {
         ticket: Ticket,
         event: &Event<'_>,
     ) -> Result<Option<String>, Failure> {
-        match self {
-            Self::Kafka(s) => s.send(ticket, event),
-            Self::Nats(s) => s.send(ticket, event).await,
-        }
+        each!(self, s => s.send(ticket, event).await)
     }
 
     /// Waits until something is known and appends it.

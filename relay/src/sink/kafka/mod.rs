@@ -20,6 +20,10 @@ use crate::failure::Failure;
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The window keeps the library's queue from filling up; should it be full all
+/// the same, it is asked again every millisecond, so often.
+const QUEUE_FULL_TRIES: u32 = 5_000;
+
 /// Bits of a delivery opaque that number the topic; the rest is the ticket.
 const TOPIC_BITS: u32 = 12;
 
@@ -236,7 +240,11 @@ impl KafkaSink {
             .map_err(|e| self.failure("reading the end of the topic", &e))
     }
 
-    pub(crate) fn send(&mut self, ticket: Ticket, event: &Event<'_>) -> Result<Option<String>, Failure> {
+    pub(crate) async fn send(
+        &mut self,
+        ticket: Ticket,
+        event: &Event<'_>,
+    ) -> Result<Option<String>, Failure> {
         let Some(topic) = self.by_name.get(event.destination) else {
             return Err(Failure::transient(format!(
                 "kafka: topic \"{}\" is not open",
@@ -274,13 +282,21 @@ impl KafkaSink {
         let Some(producer) = &self.producer else {
             return Err(Failure::transient("kafka: closed"));
         };
-        match producer.send(record) {
-            Ok(()) => Ok(None),
-            Err((error, _)) => match error.rdkafka_error_code() {
-                Some(code) if client::is_refusal(code) => Ok(Some(client::describe_code(code))),
-                _ => Err(self.failure("producing", &error)),
-            },
+        for _ in 0..QUEUE_FULL_TRIES {
+            match producer.send(record) {
+                Ok(()) => return Ok(None),
+                Err((error, back)) => match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::QueueFull) => record = back,
+                    Some(code) if client::is_refusal(code) => return Ok(Some(client::describe_code(code))),
+                    _ => return Err(self.failure("producing", &error)),
+                },
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        Err(Failure::transient(format!(
+            "kafka {}: the producer's queue stays full",
+            self.spec.brokers
+        )))
     }
 
     pub(crate) async fn settled(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {

@@ -1,0 +1,28 @@
+# Everything that `make` needs it installs by itself, pinned, into TIDE_CACHE.
+SHELL := /bin/bash
+export TIDE_CACHE ?= $(HOME)/.cache/pg-tide
+export CARGO_TARGET_DIR ?= $(TIDE_CACHE)/target
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build lint test demo bench generate
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what building and testing need
+	@e2e/setup
+
+build: setup ## Build the programs (debug)
+	cargo build --locked -p pg-tide
+
+lint: setup ## Formatting, clippy with warnings denied, licences and sources of dependencies
+	@e2e/lint
+
+test: setup ## Set everything up and run every test
+	@e2e/test
+
+demo: build ## Walk the tutorial on real servers and print what happens
+	@PG_TIDE=$(CARGO_TARGET_DIR)/debug/pg-tide e2e/demo
+
+bench: setup ## Measure throughput and latency, release build, against the machine's limits
+	@e2e/measure $(BENCH_ARGS)
