@@ -2,7 +2,7 @@
 
 use pg_tide_schema::{Error, Origin, VERSION, install, status, upgrade};
 
-use crate::support::{Database, Session, drop_database, unique};
+use crate::support::{Database, Session, drop_database, unique, url};
 
 /// Columns, functions, indexes, constraints, triggers, policies, grants and
 /// comments of the schema.
@@ -215,11 +215,11 @@ async fn dump_and_restore(database: &Database, session: &Session) {
             "-c",
             "pg_dump \"$1\" | psql -X -q -v ON_ERROR_STOP=1 \"$2\"",
         ])
-        .args(["bash", &database.url(&database.name), &database.url(&copy)])
+        .args(["bash", &url(&database.name), &url(&copy)])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&restored.stderr).into_owned();
-    let mut config: tokio_postgres::Config = database.url(&copy).parse().unwrap();
+    let mut config: tokio_postgres::Config = url(&copy).parse().unwrap();
     config.dbname(&copy);
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     let task = tokio::spawn(connection);

@@ -101,7 +101,7 @@ async fn a_publish_stores_what_was_given_and_returns_its_id() {
         .await;
     assert_eq!(
         session
-            .rows("SELECT id, payload, headers, body IS NULL, xid < pg_snapshot_xmin(pg_current_snapshot()) FROM tide.orders_outbox ORDER BY id")
+            .rows("SELECT id, payload, headers, body IS NULL, pg_visible_in_snapshot(xid, pg_current_snapshot()) FROM tide.orders_outbox ORDER BY id")
             .await,
         [
             format!("{id}|{{\"a\": 1}}|{{\"k\": \"v\"}}|t|t"),
