@@ -183,7 +183,10 @@ fn describe(error: &tokio_postgres::Error) -> String {
     let mut text = format!("{}: {}", db.severity(), db.message());
     for (name, part) in [("DETAIL", db.detail()), ("HINT", db.hint())] {
         if let Some(part) = part {
-            text.push_str(&format!("\n{name}: {part}"));
+            text.push('\n');
+            text.push_str(name);
+            text.push_str(": ");
+            text.push_str(part);
         }
     }
     text

@@ -120,7 +120,7 @@ pub fn assert_each_once(got: &[i64], wanted: impl IntoIterator<Item = i64>) {
 
 /// Panics unless the numbers rise.
 pub fn assert_in_order(got: &[i64]) {
-    if let Some(pair) = got.windows(2).find(|pair| pair[0] >= pair[1]) {
-        panic!("out of order: {} before {}", pair[0], pair[1]);
+    if let Some((before, after)) = got.iter().zip(got.iter().skip(1)).find(|(a, b)| a >= b) {
+        panic!("out of order: {before} before {after}");
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::process::{self, Signal};
 use crate::{Database, await_condition, get, unique};
@@ -218,26 +218,20 @@ impl Drop for Relay {
 
 /// Runs `pg-tide` to its end, for at most a minute.
 pub async fn run_pg_tide(arguments: &[&str]) -> Output {
-    let mut child = Command::new(program())
+    let child = Command::new(program())
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let began = Instant::now();
-    // Its output is short, so the pipes do not fill up meanwhile.
-    while child.try_wait().unwrap().is_none() {
-        if began.elapsed() > Duration::from_secs(60) {
-            let _ = child.kill();
-            panic!(
-                "pg-tide {arguments:?} does not end: {:?}",
-                child.wait_with_output()
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let pid = child.id();
+    let mut ending = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    if let Ok(output) = tokio::time::timeout(Duration::from_mins(1), &mut ending).await {
+        return output.unwrap();
     }
-    child.wait_with_output().unwrap()
+    process::send(pid, Signal::Kill);
+    panic!("pg-tide {arguments:?} does not end: {:?}", ending.await);
 }
 
 /// The relay's program: `PG_TIDE`, or the one built beside the test.

@@ -11,7 +11,7 @@ use pg_tide_e2e::{
 };
 
 const SOON: Duration = Duration::from_secs(15);
-const A_WHILE: Duration = Duration::from_secs(60);
+const A_WHILE: Duration = Duration::from_mins(1);
 
 /// A database with the outbox `events`, and a name for subject and stream.
 async fn scene(stem: &str) -> (Bed, Database, Nats, String) {

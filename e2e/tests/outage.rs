@@ -67,7 +67,7 @@ async fn nats_may_go_and_come_back() {
     let nats = Nats::connect(url).await;
     // Out and in again: what the outbox publishes is what the inbox gets.
     nats.create_stream("loop", "loop", |config| {
-        config.duplicate_window = Duration::from_millis(100)
+        config.duplicate_window = Duration::from_millis(100);
     })
     .await;
     db.to_nats("out", "events", url, "loop", r#"{"retry": {"max_ms": 1000}}"#)

@@ -22,7 +22,7 @@ async fn changed_by_hand(stem: &str, change: &str, wipe_sink_position: bool) {
     db.create_outboxes(&["events"]).await;
     let nats = Nats::connect(&bed.nats).await;
     nats.create_stream(&stream, &stream, |config| {
-        config.duplicate_window = Duration::from_millis(100)
+        config.duplicate_window = Duration::from_millis(100);
     })
     .await;
     db.to_kafka("k", "events", &bed.kafka, &topic, "{}").await;

@@ -8,7 +8,7 @@ use pg_tide_e2e::nats::Nats;
 use pg_tide_e2e::{Bed, Database, OwnBed, Relay, assert_each_once, await_condition, unique};
 
 const SOON: Duration = Duration::from_secs(15);
-const A_WHILE: Duration = Duration::from_secs(60);
+const A_WHILE: Duration = Duration::from_mins(1);
 const IDS: &str = "SELECT event_id, payload->>'n' FROM tide.calls_inbox ORDER BY id";
 
 /// A database with the inbox `calls`, and a name for subject and stream.
@@ -111,7 +111,7 @@ async fn a_messages_own_id_is_its_event_id() {
     let (bed, db, nats, name) = scene("in_own_id").await;
     // The shortest window that the server allows: it must not do our work.
     nats.create_stream(&name, &name, |config| {
-        config.duplicate_window = Duration::from_millis(100)
+        config.duplicate_window = Duration::from_millis(100);
     })
     .await;
     db.from_nats("p", "calls", &bed.nats, &name, "{}", "").await;
@@ -209,10 +209,14 @@ async fn what_cannot_be_stored_is_set_aside_with_its_bytes_and_the_stream_goes_o
         "5",
     )
     .await;
-    let wanted: Vec<String> = poison
-        .iter()
-        .map(|bytes| bytes.iter().map(|b| format!("{b:02x}")).collect())
-        .collect();
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .flat_map(|b| [b >> 4, b & 15])
+            .map(|d| char::from(b"0123456789abcdef"[usize::from(d)]))
+            .collect::<String>()
+    };
+    let wanted: Vec<String> = poison.iter().map(|bytes| hex(bytes)).collect();
     let bytes = "SELECT encode(body, 'hex') FROM tide.dead_letter ORDER BY source_seq";
     assert_eq!(db.text(bytes).await, wanted.join("\n"));
     assert_eq!(

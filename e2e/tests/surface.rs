@@ -33,7 +33,7 @@ async fn the_pages_answer() {
     assert!(
         metrics
             .lines()
-            .any(|l| l.starts_with("# TYPE pg_tide_relay_messages_published counter")),
+            .any(|l| l == "# TYPE pg_tide_relay_owned_pipelines gauge"),
         "{metrics}"
     );
     assert!(

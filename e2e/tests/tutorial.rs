@@ -271,8 +271,8 @@ async fn both_directions_run_as_the_tutorial_says() {
         "payments:nats:seq-4|5|External API timeout: Stripe returned 504"
     );
     assert_eq!(s.db.text(inbox).await, "0|3|1");
-    let replay = "SELECT tide.replay_inbox_messages('payments', ARRAY['payments:nats:seq-4'])";
-    assert_eq!(s.db.text(replay).await, "1");
+    let again = "SELECT tide.replay_inbox_messages('payments', ARRAY['payments:nats:seq-4'])";
+    assert_eq!(s.db.text(again).await, "1");
     assert_eq!(s.db.text(dlq).await, "");
     assert_eq!(s.db.text(inbox).await, "1|3|0");
 }
@@ -296,8 +296,8 @@ async fn marking_an_unknown_message_is_an_error_that_says_what_to_do() {
         s.db.refusal("SELECT tide.inbox_mark_processed('payment', 'x')")
             .await;
     assert!(refusal.contains("Did you mean \"payments\"?"), "{refusal}");
-    let replay = "SELECT tide.replay_inbox_messages('payments', ARRAY['payments:nats:seq-99'])";
-    assert_eq!(s.db.text(replay).await, "0", "replay says how many it replayed");
+    let again = "SELECT tide.replay_inbox_messages('payments', ARRAY['payments:nats:seq-99'])";
+    assert_eq!(s.db.text(again).await, "0", "replay says how many it replayed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
