@@ -1,14 +1,19 @@
 //! The database of the measurements: made at the start with the schema in it, dropped at the end.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 use crate::event;
+use crate::poll::until;
 
 const NAME: &str = "tide_bench";
+
+const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rows of one transaction when a backlog is made.
 const ROWS_PER_TRANSACTION: u64 = 10_000;
@@ -35,14 +40,25 @@ impl Database {
         Ok(database)
     }
 
-    /// Drops the database, whoever is still connected to it.
+    /// Drops the database, ending the sessions that are still in it.
     pub async fn drop(&self) -> Result<()> {
         let admin = connect(&self.server_url).await?;
-        let command = format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)");
-        admin
-            .batch_execute(&command)
-            .await
-            .with_context(|| format!("cannot drop database {NAME}"))
+        // Not WITH (FORCE): that is refused while an autovacuum worker, which is nobody's, is at work there. Without it
+        // PostgreSQL ends the worker itself, and complains only when that takes longer.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = $1 AND usename = current_user";
+        until(DROP_TIMEOUT, "sessions to leave the database", async || {
+            admin.execute(end, &[&NAME]).await?;
+            match admin
+                .batch_execute(&format!("DROP DATABASE IF EXISTS {NAME}"))
+                .await
+            {
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Ok(false),
+                dropped => Ok(dropped.map(|()| true)?),
+            }
+        })
+        .await
+        .with_context(|| format!("cannot drop database {NAME}"))
     }
 
     /// Where it is.

@@ -82,19 +82,15 @@ pub fn catalogue() -> Vec<Figure> {
     );
     add("inbox.nats.total", "s", &[], Bar::None);
     for broker in ["kafka", "nats"] {
-        add(
-            &format!("latency.{broker}.r1000.p50"),
-            "ms",
-            &[],
-            Bar::AtMost(10.0),
-        );
-        add(
-            &format!("latency.{broker}.r1000.p99"),
-            "ms",
-            &[],
-            Bar::AtMost(40.0),
-        );
-        add(&format!("latency.{broker}.r1000.max"), "ms", &[], Bar::None);
+        for (part, bar) in [
+            ("p50", Bar::AtMost(10.0)),
+            ("p99", Bar::AtMost(40.0)),
+            ("max", Bar::None),
+        ] {
+            let limit = format!("limit.latency.{broker}.r1000.{part}");
+            add(&limit, "ms", &[], Bar::None);
+            add(&format!("latency.{broker}.r1000.{part}"), "ms", &[&limit], bar);
+        }
     }
     all
 }

@@ -1,5 +1,6 @@
 //! Kafka by its plain client library: topics, counting, producing from memory, reading everything back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DefaultProducerContext, Producer as _, ProducerContext, ThreadedProducer,
+};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::task::block_in_place;
 
@@ -184,6 +187,16 @@ impl Kafka {
         })
     }
 
+    /// A producer for single events, acks=all, that waits for nothing.
+    pub fn sender(&self) -> Result<Sender> {
+        let mut config = client_config(&self.brokers);
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "0");
+        Ok(Sender(Arc::new(config.create()?)))
+    }
+
     /// An ordinary consumer of a topic in a group of its own, from the beginning.
     pub fn consumer(&self, topic: &str) -> Result<StreamConsumer> {
         let consumer: StreamConsumer = client_config(&self.brokers)
@@ -192,6 +205,18 @@ impl Kafka {
             .create()?;
         consumer.subscribe(&[topic])?;
         Ok(consumer)
+    }
+}
+
+/// A producer whose deliveries are served by a thread of its own.
+#[derive(Clone)]
+pub struct Sender(Arc<ThreadedProducer<DefaultProducerContext>>);
+
+impl Sender {
+    /// Hands a record to the library.
+    pub fn send(&self, topic: &str, key: &str, payload: &[u8]) -> Result<()> {
+        let record = BaseRecord::to(topic).key(key).payload(payload);
+        self.0.send(record).map_err(|(error, _)| error.into())
     }
 }
 

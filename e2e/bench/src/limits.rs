@@ -1,10 +1,10 @@
 //! limit.*: what the plain client libraries reach from memory, on the same machine in the same run.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use futures::StreamExt as _;
-use std::pin::pin;
 
 use crate::bench::{BACKLOG_OUTBOX, Bench};
 use crate::event::{self, Payload};
@@ -42,6 +42,15 @@ pub async fn pg_copy_out(bench: &Bench) -> Result<Values> {
         "limit.pg_copy_out".to_owned(),
         expected as f64 / took.as_secs_f64(),
     )])
+}
+
+/// Records that nobody times: a Java virtual machine compiles its programs while they run, and the first records
+/// would be slower by half than those that come later.
+pub async fn warm_up_kafka(bench: &Bench) -> Result<()> {
+    let topic = bench.kafka.create_topic("warm-up").await?;
+    bench.kafka.produce(&topic, bench.sizes.backlog)?;
+    bench.kafka.read_back(&topic, bench.sizes.backlog)?.check()?;
+    bench.kafka.delete_topic(&topic).await
 }
 
 /// Records by an idempotent producer, acks=all, to one partition.

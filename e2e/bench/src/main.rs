@@ -6,6 +6,7 @@
 
 mod bench;
 mod broker;
+mod clock;
 mod database;
 mod delivery;
 mod drain;
@@ -108,10 +109,9 @@ async fn measure(arguments: Arguments) -> Result<()> {
         outcome = suite::run(&bench, &selected, arguments.runs, &mut report) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    bench.clean_up().await?;
-
     println!("\n{}", report.table());
     write_summary(&report, &arguments.output)?;
+    bench.clean_up().await?;
     let failures = outcome?;
     if !failures.is_empty() {
         bail!("{} measurements failed:\n{}", failures.len(), failures.join("\n"));

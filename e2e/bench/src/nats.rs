@@ -1,6 +1,7 @@
 //! NATS JetStream by its plain client library: streams, counting, publishing from memory, reading everything back.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -110,15 +111,10 @@ impl Nats {
             if waiting.len() == WINDOW {
                 acknowledged(waiting.pop_front()).await?;
             }
-            let mut headers = HeaderMap::new();
-            headers.insert("event_type", event::event_type(n));
-            if with_id {
-                headers.insert(NATS_MESSAGE_ID, format!("bench:{n}"));
-            }
             let payload = payload.set(n).to_vec().into();
             waiting.push_back(
                 self.context
-                    .publish_with_headers(subject.to_owned(), headers, payload)
+                    .publish_with_headers(subject.to_owned(), headers(n, with_id), payload)
                     .await?,
             );
         }
@@ -148,12 +144,42 @@ impl Nats {
         Ok(delivery)
     }
 
+    /// A publisher of single events that waits for no acknowledgement.
+    pub fn sender(&self) -> Sender {
+        Sender(Arc::new(self.context.clone()))
+    }
+
     /// An ordinary consumer of a stream: pull, from the beginning, with explicit acknowledgements.
     pub async fn consumer(&self, name: &str) -> Result<pull::Stream> {
         let stream = self.context.get_stream(name).await?;
         let consumer: PullConsumer = stream.create_consumer(pull::Config::default()).await?;
         Ok(consumer.messages().await?)
     }
+}
+
+/// Publishes to JetStream with a Nats-Msg-Id.
+#[derive(Clone)]
+pub struct Sender(Arc<Context>);
+
+impl Sender {
+    /// Hands an event to the library; what becomes of its acknowledgement is seen by who consumes.
+    pub async fn send(&self, subject: &str, n: u64, payload: String) -> Result<()> {
+        drop(
+            self.0
+                .publish_with_headers(subject.to_owned(), headers(n, true), payload.into())
+                .await?,
+        );
+        Ok(())
+    }
+}
+
+fn headers(n: u64, with_id: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("event_type", event::event_type(n));
+    if with_id {
+        headers.insert(NATS_MESSAGE_ID, format!("bench:{n}"));
+    }
+    headers
 }
 
 async fn acknowledged(publish: Option<PublishAckFuture>) -> Result<()> {

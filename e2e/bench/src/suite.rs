@@ -23,24 +23,26 @@ pub enum Measurement {
     InboxInsert,
     /// Storing from NATS into an inbox.
     InboxNats,
+    /// Sending by a client library at a steady rate.
+    LatencyLimit(Broker),
     /// Delivering at a steady rate.
     Latency(Broker),
 }
 
+const BROKERS: [Broker; 2] = [Broker::Kafka, Broker::Nats];
+
 /// All of them. A limit stands beside what is compared to it, so that both meet the same machine.
 pub fn all() -> Vec<Measurement> {
-    use Measurement::{BrokerLimit, CopyOut, Drain, InboxInsert, InboxNats, Latency, Publish};
+    use Measurement::{BrokerLimit, CopyOut, Drain, InboxInsert, InboxNats, Latency, LatencyLimit, Publish};
     let mut all: Vec<_> = CLIENTS.map(Publish).into();
     all.push(CopyOut);
-    for broker in [Broker::Kafka, Broker::Nats] {
+    for broker in BROKERS {
         all.extend([BrokerLimit(broker), Drain(broker)]);
     }
-    all.extend([
-        InboxInsert,
-        InboxNats,
-        Latency(Broker::Kafka),
-        Latency(Broker::Nats),
-    ]);
+    all.extend([InboxInsert, InboxNats]);
+    for broker in BROKERS {
+        all.extend([LatencyLimit(broker), Latency(broker)]);
+    }
     all
 }
 
@@ -64,6 +66,7 @@ impl Measurement {
             }
             Self::InboxInsert => vec!["limit.inbox_insert".into()],
             Self::InboxNats => vec!["inbox.nats".into()],
+            Self::LatencyLimit(broker) => vec![format!("limit.latency.{}.r1000", broker.name())],
             Self::Latency(broker) => vec![format!("latency.{}.r1000", broker.name())],
         }
     }
@@ -86,6 +89,14 @@ impl Measurement {
         matches!(self, Self::CopyOut | Self::Drain(_))
     }
 
+    fn uses_kafka(self) -> bool {
+        use Broker::Kafka;
+        matches!(
+            self,
+            Self::BrokerLimit(Kafka) | Self::Drain(Kafka) | Self::LatencyLimit(Kafka) | Self::Latency(Kafka)
+        )
+    }
+
     async fn run(self, bench: &Bench, run: usize) -> Result<Values> {
         match self {
             Self::Publish(clients) => publish::run(bench, clients, run).await,
@@ -95,6 +106,7 @@ impl Measurement {
             Self::Drain(broker) => drain::run(bench, broker, run).await,
             Self::InboxInsert => limits::inbox_insert(bench, run).await,
             Self::InboxNats => inbox::run(bench, run).await,
+            Self::LatencyLimit(broker) => latency::limit(bench, broker, run).await,
             Self::Latency(broker) => latency::run(bench, broker, run).await,
         }
     }
@@ -120,14 +132,21 @@ pub async fn run(
             .create_backlog(BACKLOG_OUTBOX, bench.sizes.backlog)
             .await?;
     }
+    if measurements.iter().any(|measurement| measurement.uses_kafka()) {
+        eprintln!("warming Kafka up");
+        limits::warm_up_kafka(bench).await?;
+    }
     let mut failures = Vec::new();
     for run in 0..runs {
         for measurement in measurements {
             let label = format!("run {} of {runs}: {}", run + 1, measurement.figures().join(", "));
             match measurement.run(bench, run).await {
                 Ok(values) => {
-                    let shown: Vec<_> = values.iter().map(|(_, value)| format!("{value:.2}")).collect();
-                    eprintln!("{label}: {}", shown.join(", "));
+                    let shown: Vec<_> = values
+                        .iter()
+                        .map(|(name, value)| format!("{name} {value:.2}"))
+                        .collect();
+                    eprintln!("run {} of {runs}: {}", run + 1, shown.join(", "));
                     report.add(run, values)?;
                 }
                 Err(error) => {

@@ -1,0 +1,128 @@
+//! When events were published and received, by one clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use tokio::time::Instant;
+
+use crate::event;
+
+/// When each event was published and received, in nanoseconds from a common beginning; 0 is not yet.
+pub struct Clock {
+    began: Instant,
+    published: Vec<AtomicU64>,
+    received: Vec<AtomicU64>,
+    distinct: AtomicU64,
+    repeated: AtomicU64,
+}
+
+impl Clock {
+    /// For the events 0 to `events` - 1.
+    pub fn new(events: u64) -> Self {
+        let zeros = || (0..events).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            began: Instant::now(),
+            published: zeros(),
+            received: zeros(),
+            distinct: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
+        }
+    }
+
+    fn nanoseconds(&self, moment: Instant) -> u64 {
+        (moment - self.began).as_nanos().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Notes that the event is published: its latency begins.
+    pub fn published(&self, n: u64) {
+        let now = self.nanoseconds(Instant::now());
+        if let Some(slot) = usize::try_from(n)
+            .ok()
+            .and_then(|index| self.published.get(index))
+        {
+            slot.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes a receipt, by the payload.
+    pub fn received(&self, payload: &[u8]) -> Result<()> {
+        let now = self.nanoseconds(Instant::now());
+        let index = event::number(payload).and_then(|n| usize::try_from(n).ok());
+        let slot = index
+            .and_then(|index| self.received.get(index))
+            .context("an unknown event was delivered")?;
+        let first = slot
+            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        let counter = if first { &self.distinct } else { &self.repeated };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many events were received.
+    pub fn distinct(&self) -> u64 {
+        self.distinct.load(Ordering::Relaxed)
+    }
+
+    /// How many were received again.
+    pub fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds, of the events published from a moment on. One that came before its publisher knew of the commit took
+    /// 0 ms.
+    pub fn latencies(&self, from: Instant) -> Vec<f64> {
+        let from = self.nanoseconds(from);
+        let pairs = self.published.iter().zip(&self.received);
+        pairs
+            .map(|(published, received)| {
+                (
+                    published.load(Ordering::Relaxed),
+                    received.load(Ordering::Relaxed),
+                )
+            })
+            .filter(|(published, _)| *published >= from)
+            .map(|(published, received)| received.saturating_sub(published) as f64 / 1e6)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Payload;
+
+    #[test]
+    fn a_latency_runs_from_the_publish_to_the_first_receipt() {
+        let clock = Clock::new(3);
+        for (n, published, received) in [
+            (0, 1_000_000, 2_000_000),
+            (1, 5_000_000, 7_500_000),
+            (2, 6_000_000, 5_900_000),
+        ] {
+            clock.published[n].store(published, Ordering::Relaxed);
+            clock.received[n].store(received, Ordering::Relaxed);
+        }
+        assert_eq!(
+            clock.latencies(clock.began + Duration::from_millis(2)),
+            [2.5, 0.0]
+        );
+    }
+
+    #[test]
+    fn a_second_receipt_is_counted_and_does_not_move_the_first() {
+        let clock = Clock::new(1);
+        clock
+            .received(Payload::text(0).as_bytes())
+            .expect("event 0 is known");
+        let first = clock.received[0].load(Ordering::Relaxed);
+        clock
+            .received(Payload::text(0).as_bytes())
+            .expect("event 0 is known");
+        assert_eq!((clock.distinct(), clock.repeated()), (1, 1));
+        assert_eq!(clock.received[0].load(Ordering::Relaxed), first);
+        assert!(clock.received(Payload::text(1).as_bytes()).is_err());
+    }
+}
