@@ -212,6 +212,7 @@ fn raise(positions: &mut Positions, name: &str, next: i64) {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_wrap, reason = "small test numbers")]
 mod tests {
     use super::*;
     use crate::cursor::Snapshot;

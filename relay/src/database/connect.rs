@@ -1,6 +1,7 @@
 //! Connecting, and small pools of connections.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
         let mut text = db.message().to_owned();
         for (name, part) in [("detail", db.detail()), ("hint", db.hint())] {
             if let Some(part) = part {
-                text.push_str(&format!(" ({name}: {part})"));
+                let _ = write!(text, " ({name}: {part})");
             }
         }
         return text;

@@ -122,7 +122,7 @@ impl DestinationKind {
     /// Why a rendered destination would be refused, if so.
     fn refusal(self, text: &str) -> Option<&'static str> {
         match self {
-            Self::Topic if text.is_empty() => Some("it is empty"),
+            _ if text.is_empty() => Some("it is empty"),
             Self::Topic if text.len() > 249 => Some("it is longer than 249 characters"),
             Self::Topic if text == "." || text == ".." => Some("Kafka reserves it"),
             Self::Topic
@@ -132,7 +132,6 @@ impl DestinationKind {
             {
                 Some("Kafka allows letters, digits, '.', '-' and '_' only")
             }
-            Self::Subject if text.is_empty() => Some("it is empty"),
             Self::Subject if text.split('.').any(str::is_empty) => {
                 Some("a NATS subject has no empty parts between dots")
             }
@@ -203,14 +202,14 @@ impl Encoder {
                 template: self.destination.text().to_owned(),
                 field,
             })?;
-        if !self.destination.is_literal() {
-            if let Some(reason) = self.kind.refusal(&self.destination_text) {
-                return Err(Rejection::BadDestination {
-                    what: self.kind.name(),
-                    text: self.destination_text.clone(),
-                    reason,
-                });
-            }
+        if !self.destination.is_literal()
+            && let Some(reason) = self.kind.refusal(&self.destination_text)
+        {
+            return Err(Rejection::BadDestination {
+                what: self.kind.name(),
+                text: self.destination_text.clone(),
+                reason,
+            });
         }
         let key = match &self.key {
             Some(template) => {

@@ -257,11 +257,11 @@ impl Run<'_> {
                 a.checkpoints.pending = Some(self.shared.checkpointer.write(checkpoint).await);
                 a.checkpoints.written(now);
             }
-            if let Some(until) = drain_until {
-                if a.window.is_empty() || now >= until {
-                    let clean = a.window.is_empty();
-                    return self.checkpoint_now(a, clean).await;
-                }
+            if let Some(until) = drain_until
+                && (a.window.is_empty() || now >= until)
+            {
+                let clean = a.window.is_empty();
+                return self.checkpoint_now(a, clean).await;
             }
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
                 .into_iter()

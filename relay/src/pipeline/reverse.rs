@@ -93,7 +93,7 @@ impl Run<'_> {
                 .and_then(|_| std::str::from_utf8(payload).map_err(|e| e.to_string()));
             match json {
                 Ok(text) => {
-                    self.add(&mut batch, rules, source_ref, message, text);
+                    add(&mut batch, rules, source_ref, message, text);
                     origin.push(n);
                 }
                 Err(reason) => {
@@ -108,20 +108,20 @@ impl Run<'_> {
             }
         }
         // Halves of a batch that PostgreSQL refuses, until the culprit is alone.
-        let mut parts = vec![0..batch.len()];
-        while let Some(range) = parts.pop() {
-            if range.is_empty() {
+        let mut parts = Vec::from([(0, batch.len())]);
+        while let Some((from, to)) = parts.pop() {
+            if from == to {
                 continue;
             }
-            let part = batch.part(range.clone());
+            let part = batch.part(from..to);
             match inbox::write(&self.shared.writers, self.spec.id, self.epoch, &part).await {
                 Ok(Written { inserted, duplicates }) => {
                     self.status.consumed(inserted);
                     self.status.skipped(duplicates);
                 }
                 Err(WriteError::Failed(failure)) => return Err(failure),
-                Err(WriteError::Refused(reason)) if range.len() == 1 => {
-                    let message = &incoming[origin[range.start]];
+                Err(WriteError::Refused(reason)) if to - from == 1 => {
+                    let message = &incoming[origin[from]];
                     self.dead_letter(
                         rules,
                         source_ref,
@@ -131,36 +131,13 @@ impl Run<'_> {
                     .await?;
                 }
                 Err(WriteError::Refused(_)) => {
-                    let middle = range.start + range.len() / 2;
-                    parts.push(middle..range.end);
-                    parts.push(range.start..middle);
+                    let middle = usize::midpoint(from, to);
+                    parts.push((middle, to));
+                    parts.push((from, middle));
                 }
             }
         }
         Ok(())
-    }
-
-    fn add(
-        &self,
-        batch: &mut Batch,
-        rules: &Rules,
-        source_ref: Option<i32>,
-        incoming: &Incoming,
-        text: &str,
-    ) {
-        let message = &incoming.message;
-        let found = rules.identify(&message.subject, &message.payload, |name| header(message, name));
-        batch.event_ids.push(found.event_id);
-        batch.dedup_keys.push(found.dedup_key);
-        batch
-            .source_refs
-            .push(source_ref.filter(|_| incoming.sequence.is_some()));
-        batch
-            .source_seqs
-            .push(incoming.sequence.filter(|_| source_ref.is_some()));
-        batch.sources.push(format!("nats:{}", message.subject));
-        batch.payloads.push(text.to_owned());
-        batch.headers.push(headers_json(message.headers.as_ref()));
     }
 
     async fn dead_letter(
@@ -193,6 +170,23 @@ impl Run<'_> {
     }
 }
 
+/// Appends a message to the batch.
+fn add(batch: &mut Batch, rules: &Rules, source_ref: Option<i32>, incoming: &Incoming, text: &str) {
+    let message = &incoming.message;
+    let found = rules.identify(&message.subject, &message.payload, |name| header(message, name));
+    batch.event_ids.push(found.event_id);
+    batch.dedup_keys.push(found.dedup_key);
+    batch
+        .source_refs
+        .push(source_ref.filter(|_| incoming.sequence.is_some()));
+    batch
+        .source_seqs
+        .push(incoming.sequence.filter(|_| source_ref.is_some()));
+    batch.sources.push(format!("nats:{}", message.subject));
+    batch.payloads.push(text.to_owned());
+    batch.headers.push(headers_json(message.headers.as_ref()));
+}
+
 fn header<'m>(message: &'m async_nats::Message, name: &str) -> Option<&'m str> {
     let headers = message.headers.as_ref()?;
     let exact = headers.get(name);
@@ -203,5 +197,5 @@ fn header<'m>(message: &'m async_nats::Message, name: &str) -> Option<&'m str> {
                 .find(|(n, _)| n.to_string().eq_ignore_ascii_case(name))
                 .and_then(|(_, values)| values.first())
         })
-        .map(|value| value.as_str())
+        .map(async_nats::HeaderValue::as_str)
 }

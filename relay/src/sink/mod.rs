@@ -38,8 +38,8 @@ pub(crate) struct Settled {
 
 /// An open sink.
 pub(crate) enum Sink {
-    Kafka(kafka::KafkaSink),
-    Nats(nats::NatsSink),
+    Kafka(Box<kafka::KafkaSink>),
+    Nats(Box<nats::NatsSink>),
 }
 
 macro_rules! each {
@@ -59,10 +59,12 @@ impl Sink {
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
         Ok(match spec {
-            SinkSpec::Kafka(spec) => {
-                Self::Kafka(kafka::KafkaSink::open(spec, identity, max_in_flight).await?)
-            }
-            SinkSpec::Nats(spec) => Self::Nats(nats::NatsSink::open(spec, identity, max_in_flight).await?),
+            SinkSpec::Kafka(spec) => Self::Kafka(Box::new(
+                kafka::KafkaSink::open(spec, identity, max_in_flight).await?,
+            )),
+            SinkSpec::Nats(spec) => Self::Nats(Box::new(
+                nats::NatsSink::open(spec, identity, max_in_flight).await?,
+            )),
         })
     }
 

@@ -122,11 +122,7 @@ impl NatsSink {
         true
     }
 
-    #[expect(
-        clippy::unused_self,
-        clippy::unused_async,
-        reason = "the same shape as the other sinks"
-    )]
+    #[expect(clippy::unused_async, reason = "the same shape as the other sinks")]
     pub(crate) async fn open_destination(
         &mut self,
         _destination: &str,

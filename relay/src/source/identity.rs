@@ -52,17 +52,14 @@ impl Rules {
             .filter(|id| !id.is_empty());
         let dedup_key = (event_id.is_none() && self.idempotent).then(|| {
             let mut digest = Sha256::new();
-            match self.dedup_path.as_ref().and_then(|path| field(payload, path)) {
-                Some(value) => {
-                    digest.update(b"key\0");
-                    digest.update(value.as_bytes());
-                }
-                None => {
-                    digest.update(b"content\0");
-                    digest.update(subject.as_bytes());
-                    digest.update(b"\0");
-                    digest.update(payload);
-                }
+            if let Some(value) = self.dedup_path.as_ref().and_then(|path| field(payload, path)) {
+                digest.update(b"key\0");
+                digest.update(value.as_bytes());
+            } else {
+                digest.update(b"content\0");
+                digest.update(subject.as_bytes());
+                digest.update(b"\0");
+                digest.update(payload);
             }
             digest.finalize()[..KEY_BYTES].to_vec()
         });

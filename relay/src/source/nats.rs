@@ -142,11 +142,11 @@ impl NatsSource {
 
     async fn open_plain(spec: &NatsSourceSpec, connection: Connection) -> Result<Self, Failure> {
         let client = connection.client();
-        let subscribed = match &spec.queue_group {
+        let result = match &spec.queue_group {
             Some(group) => client.queue_subscribe(spec.subject.clone(), group.clone()).await,
             None => client.subscribe(spec.subject.clone()).await,
         };
-        let subscriber = subscribed.map_err(|e| {
+        let subscriber = result.map_err(|e| {
             Failure::transient(format!("nats {}: subscribing: {}", spec.url, nats::describe(&e)))
         })?;
         // The server knows the subscription before we call ourselves running.

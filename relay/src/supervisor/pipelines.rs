@@ -245,7 +245,9 @@ impl Pipelines {
         }
         let written = report::write(session, &reports).await;
         if written.is_err() {
-            statuses.iter().for_each(|s| s.report_failed());
+            for status in &statuses {
+                status.report_failed();
+            }
         }
         written
     }

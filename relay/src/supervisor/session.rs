@@ -57,9 +57,9 @@ pub(super) async fn run(
     health: &Arc<Health>,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let (notices, mut noticed) = mpsc::channel(16);
+    let (notice_sender, mut notices) = mpsc::channel(16);
     let mut session = database
-        .connect(Profile::Lock, Some(notices))
+        .connect(Profile::Lock, Some(notice_sender))
         .await
         .map_err(|e| Failure::transient(e.to_string()))?;
     check_schema(&session, database.at()).await?;
@@ -120,11 +120,11 @@ pub(super) async fn run(
         }
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
-            notice = noticed.recv() => {
+            notice = notices.recv() => {
                 if notice.is_none() {
                     break Err(Failure::transient("the lock connection was closed"));
                 }
-                while noticed.try_recv().is_ok() {}
+                while notices.try_recv().is_ok() {}
             }
             () = pipelines.ended() => {}
             Some(ended) = background.join_next() => {

@@ -92,7 +92,7 @@ struct News {
     /// transaction from there on has taken an id.
     last: Option<(i64, u64)>,
     told: Option<Arc<crate::cursor::Snapshot>>,
-    news_at: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 impl News {
@@ -119,7 +119,7 @@ impl News {
         }
         let snapshot = Arc::new(snapshot);
         self.told = Some(Arc::clone(&snapshot));
-        self.news_at = Some(now);
+        self.told_at = Some(now);
         Some(Tick {
             sequence_value,
             next_xid,
@@ -129,7 +129,7 @@ impl News {
     }
 
     fn pause(&self, now: Instant) -> Duration {
-        let quiet = self.news_at.map_or(IDLE, |at| now - at);
+        let quiet = self.told_at.map_or(IDLE, |at| now - at);
         if quiet < LINGER {
             BUSY
         } else {
@@ -183,6 +183,6 @@ mod tests {
             news.pause(now + Duration::from_millis(250)),
             Duration::from_millis(10)
         );
-        assert_eq!(news.pause(now + Duration::from_secs(60)), IDLE);
+        assert_eq!(news.pause(now + Duration::from_mins(1)), IDLE);
     }
 }

@@ -32,10 +32,10 @@ pub(super) fn read(
 ) -> Result<HashSet<EventId>, KafkaError> {
     let mut topics: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
     for (name, position) in since {
-        if let Some((topic, partition)) = name.rsplit_once('/') {
-            if let Ok(partition) = partition.parse() {
-                topics.entry(topic).or_default().push((partition, *position));
-            }
+        if let Some((topic, partition)) = name.rsplit_once('/')
+            && let Ok(partition) = partition.parse()
+        {
+            topics.entry(topic).or_default().push((partition, *position));
         }
     }
     let mut landed = HashSet::new();
