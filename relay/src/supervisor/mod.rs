@@ -5,6 +5,7 @@
 //! are, and everything begins anew.
 
 pub(crate) mod checkpoint;
+mod maintenance;
 mod pipelines;
 mod session;
 mod tick;

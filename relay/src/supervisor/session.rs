@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Checkpointer;
 use super::pipelines::Pipelines;
-use super::{Settings, tick};
+use super::{Settings, maintenance, tick};
 use crate::database::ownership::{self as store, Member, View};
 use crate::database::{Database, Pool, Profile, Session, cursor};
 use crate::failure::Failure;
@@ -83,6 +83,7 @@ pub(super) async fn run(
     let busy = tick::Demand::default();
     background.spawn(tick::run(database.clone(), tick_sender, busy.clone()));
     let writers = Arc::new(Pool::new(database.clone(), Profile::Write, 4));
+    background.spawn(maintenance::run(Arc::clone(&writers)));
     let checkpointer = Checkpointer::start(Arc::clone(&writers), Arc::clone(metrics), &mut background);
     let shared = Shared {
         readers: Arc::new(Pool::new(database.clone(), Profile::Read, 3)),
