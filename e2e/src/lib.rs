@@ -25,4 +25,4 @@ pub use http::get;
 pub use pipelines::{assert_each_once, assert_in_order, numbers};
 pub use process::Signal;
 pub use relay::{Relay, RelayOptions, run_pg_tide};
-pub use wait::{answer, await_condition, holds, unique};
+pub use wait::{alone, answer, await_condition, beside_others, holds, unique};

@@ -3,6 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Tests of one program that measure hold it alone; the others share it.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
 const INTERVAL: Duration = Duration::from_millis(15);
 
 /// Asks again and again until there is an answer, or the time is over.
@@ -35,6 +40,17 @@ pub async fn holds(during: Duration, what: &str, mut probe: impl AsyncFnMut() ->
         assert!(probe().await, "no longer after {:?}: {what}", began.elapsed());
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// For a test that measures: waits until no other test of the same program
+/// runs, and holds the others off. They must call [`beside_others`].
+pub async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// For a test that runs beside others of the same program.
+pub async fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
 }
 
 /// A name that begins with `stem` and belongs to the caller alone. Made of

@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{Bed, Database, Relay, await_condition, holds, kafka, numbers, unique};
+use pg_tide_e2e::{
+    Bed, Database, Relay, alone, await_condition, beside_others, holds, kafka, numbers, unique,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,6 +32,7 @@ async fn values(bed: &Bed, topic: &str) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_pipeline_is_picked_up_within_a_second() {
+    let _turn = alone().await;
     let (bed, db, topic) = scene("hot_new").await;
     kafka::create_topic(&bed.kafka, &topic, 1, &[]).await;
     db.run("SELECT tide.inbox_create('calls')").await;
@@ -59,6 +62,7 @@ async fn a_new_pipeline_is_picked_up_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_topic_takes_effect_within_a_second() {
+    let _turn = alone().await;
     let (bed, db, topic) = scene("hot_topic").await;
     let other = unique("hot_topic_b");
     for topic in [&topic, &other] {
@@ -89,6 +93,7 @@ async fn a_changed_topic_takes_effect_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn disabled_waits_enabled_goes_on_deleted_is_gone() {
+    let _turn = alone().await;
     let (bed, db, topic) = scene("hot_switch").await;
     let control = unique("hot_switch_b");
     db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
@@ -134,6 +139,7 @@ async fn disabled_waits_enabled_goes_on_deleted_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_pipeline_does_not_disturb_another() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("hot_undisturbed").await;
     let other = unique("hot_undisturbed_b");
     db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
@@ -163,6 +169,7 @@ async fn a_changed_pipeline_does_not_disturb_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_pipeline_does_not_stop_another() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("hot_broken").await;
     db.run("SELECT tide.inbox_create('calls')").await;
     // Nobody listens on port 1; the topic's name is not allowed; nor is there such a NATS server.
@@ -223,6 +230,7 @@ async fn a_broken_pipeline_does_not_stop_another() {
 /// A row that `tide.relay_set_outbox` would not have let in.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_that_cannot_be_read_is_told_and_stops_no_other() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("hot_unreadable").await;
     db.to_kafka("bad", "events", &bed.kafka, &topic, "{}").await;
     db.to_kafka("good", "events", &bed.kafka, &topic, "{}").await;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use pg_tide_e2e::nats::Nats;
 use pg_tide_e2e::{
-    Bed, Database, Relay, assert_each_once, assert_in_order, await_condition, kafka, numbers, unique,
+    Bed, Database, Relay, alone, assert_each_once, assert_in_order, await_condition, beside_others, kafka,
+    numbers, unique,
 };
 use tokio::task::JoinHandle;
 
@@ -124,6 +125,7 @@ async fn kill_and_measure(owner: &mut Relay, survivor: &Relay) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_of_one_group_share_the_pipelines_evenly() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("share").await;
     for n in 1..=6 {
         db.to_kafka(
@@ -168,6 +170,7 @@ async fn relays_of_one_group_share_the_pipelines_evenly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_owner_is_replaced_within_two_seconds_and_kafka_has_everything_once() {
+    let _turn = alone().await;
     let (bed, db, topic) = scene("kill_kafka").await;
     kafka::create_topic(&bed.kafka, &topic, 1, &[]).await;
     db.to_kafka("p", "events", &bed.kafka, &topic, r#"{"compression": "lz4"}"#)
@@ -195,6 +198,7 @@ async fn a_killed_owner_is_replaced_within_two_seconds_and_kafka_has_everything_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_owner_is_replaced_within_two_seconds_and_nats_has_everything_once() {
+    let _turn = alone().await;
     let (bed, db, name) = scene("kill_nats").await;
     let nats = Nats::connect(&bed.nats).await;
     // The server's own duplicate window is made useless: the relay alone must do it.
@@ -227,6 +231,7 @@ async fn a_killed_owner_is_replaced_within_two_seconds_and_nats_has_everything_o
 /// Kill upon kill, always the owner, so that takeovers begin at any moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_killed_one_after_another_lose_and_double_nothing() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("kill_often").await;
     kafka::create_topic(&bed.kafka, &topic, 3, &[]).await;
     db.to_kafka("p", "events", &bed.kafka, &topic, r#"{"key": "{payload.n}"}"#)
@@ -252,6 +257,7 @@ async fn owners_killed_one_after_another_lose_and_double_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_hands_over_at_once_and_exits_with_zero() {
+    let _turn = alone().await;
     let (bed, db, topic) = scene("sigterm").await;
     kafka::create_topic(&bed.kafka, &topic, 1, &[]).await;
     db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
@@ -284,6 +290,7 @@ async fn sigterm_hands_over_at_once_and_exits_with_zero() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_of_another_group_do_not_touch_the_pipelines() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("groups").await;
     db.to_kafka("mine", "events", &bed.kafka, &topic, "{}").await;
     let other = unique("groups_b");
@@ -318,6 +325,7 @@ async fn relays_of_another_group_do_not_touch_the_pipelines() {
 /// What an owner would write that lost its pipeline without noticing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_epoch_can_neither_checkpoint_nor_store() {
+    let _turn = beside_others().await;
     let (bed, db, topic) = scene("fence").await;
     db.to_kafka("out", "events", &bed.kafka, &topic, "{}").await;
     db.run("SELECT tide.inbox_create('calls')").await;
