@@ -69,10 +69,10 @@ impl Clock {
         self.repeated.load(Ordering::Relaxed)
     }
 
-    /// Milliseconds, of the events published from a moment on. One that came before its publisher knew of the commit took
-    /// 0 ms.
-    pub fn latencies(&self, from: Instant) -> Vec<f64> {
-        let from = self.nanoseconds(from);
+    /// Of each event that was published: when, in seconds since a moment (negative before it), and its latency in
+    /// milliseconds. One that came before its publisher knew of the commit took 0 ms.
+    pub fn latencies(&self, since: Instant) -> Vec<(f64, f64)> {
+        let since = self.nanoseconds(since) as f64;
         let pairs = self.published.iter().zip(&self.received);
         pairs
             .map(|(published, received)| {
@@ -81,8 +81,13 @@ impl Clock {
                     received.load(Ordering::Relaxed),
                 )
             })
-            .filter(|(published, _)| *published >= from)
-            .map(|(published, received)| received.saturating_sub(published) as f64 / 1e6)
+            .filter(|(published, _)| *published > 0)
+            .map(|(published, received)| {
+                (
+                    (published as f64 - since) / 1e9,
+                    received.saturating_sub(published) as f64 / 1e6,
+                )
+            })
             .collect()
     }
 }
@@ -105,10 +110,8 @@ mod tests {
             clock.published[n].store(published, Ordering::Relaxed);
             clock.received[n].store(received, Ordering::Relaxed);
         }
-        assert_eq!(
-            clock.latencies(clock.began + Duration::from_millis(2)),
-            [2.5, 0.0]
-        );
+        let latencies = clock.latencies(clock.began + Duration::from_millis(2));
+        assert_eq!(latencies, [(-0.001, 1.0), (0.003, 2.5), (0.004, 0.0)]);
     }
 
     #[test]

@@ -31,8 +31,8 @@ const PUBLISHERS: u64 = 8;
 /// Events a second.
 const RATE: u64 = 1000;
 
-/// What comes before is dropped.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// Seconds at the beginning that are dropped.
+const WARM_UP: f64 = 1.0;
 
 /// How long the first event may take (the relay starts, the consumer joins), and the last after its publish.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,7 +62,12 @@ pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
     relay.stop().await?;
     bench.delete_pipeline(&label).await?;
     target.delete(bench).await?;
-    percentiles(&format!("latency.{}.r{RATE}", broker.name()), &latencies)
+    percentiles(
+        bench,
+        &format!("latency.{}.r{RATE}", broker.name()),
+        run,
+        &latencies,
+    )
 }
 
 /// One run by the plain client library, with a topic or stream of its own.
@@ -74,14 +79,33 @@ pub async fn limit(bench: &Bench, broker: Broker, run: usize) -> Result<Values> 
     let publishers = (0..PUBLISHERS).map(|_| publisher.clone()).collect();
     let latencies = measure(bench, &target, publishers, &mut || Ok(())).await?;
     target.delete(bench).await?;
-    percentiles(&format!("limit.latency.{}.r{RATE}", broker.name()), &latencies)
+    percentiles(
+        bench,
+        &format!("limit.latency.{}.r{RATE}", broker.name()),
+        run,
+        &latencies,
+    )
 }
 
-fn percentiles(name: &str, latencies: &[f64]) -> Result<Values> {
+/// Percentiles of what comes after the warm-up; all latencies are written to a file, to see when stalls were.
+fn percentiles(bench: &Bench, name: &str, run: usize, latencies: &[(f64, f64)]) -> Result<Values> {
+    let path = bench.output.join(format!("{name}-{run}.csv"));
+    let lines: Vec<_> = latencies
+        .iter()
+        .map(|(at, latency)| format!("{at:.4},{latency:.3}\n"))
+        .collect();
+    std::fs::write(&path, format!("published_s,latency_ms\n{}", lines.concat()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+
+    let warm: Vec<f64> = latencies
+        .iter()
+        .filter(|(at, _)| *at >= WARM_UP)
+        .map(|(_, latency)| *latency)
+        .collect();
     let figure = |(part, percent)| {
         Ok((
             format!("{name}.{part}"),
-            percentile(latencies, percent).context("no latencies")?,
+            percentile(&warm, percent).context("no latencies")?,
         ))
     };
     [("p50", 50.0), ("p99", 99.0), ("max", 100.0)]
@@ -90,13 +114,13 @@ fn percentiles(name: &str, latencies: &[f64]) -> Result<Values> {
         .collect()
 }
 
-/// Latencies in milliseconds; `check` says when waiting is in vain.
+/// When each event was published, in seconds from the start of the schedule, and its latency in milliseconds; `check` says when waiting is in vain.
 async fn measure(
     bench: &Bench,
     target: &Target,
     publishers: Vec<Publisher>,
     check: &mut (dyn FnMut() -> Result<()> + Send),
-) -> Result<Vec<f64>> {
+) -> Result<Vec<(f64, f64)>> {
     // Event 0 warms everything up; the schedule begins with event 1.
     let last = RATE * bench.sizes.latency_seconds;
     let clock = Arc::new(Clock::new(last + 1));
@@ -127,7 +151,7 @@ async fn measure(
         "{} events were delivered again",
         clock.repeated()
     );
-    Ok(clock.latencies(start + WARM_UP))
+    Ok(clock.latencies(start))
 }
 
 /// Publishes every `PUBLISHERS`-th event when it is due; returns the largest delay of a beginning.

@@ -24,11 +24,13 @@ mod report;
 mod statistics;
 mod suite;
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bench::{Bench, Setup, Sizes};
 use crate::report::Report;
@@ -86,6 +88,7 @@ async fn measure(arguments: Arguments) -> Result<()> {
         arguments.only.join(" or ")
     );
 
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let setup = Setup {
         postgres_url: &arguments.postgres_url,
         kafka: &arguments.kafka,
@@ -104,12 +107,14 @@ async fn measure(arguments: Arguments) -> Result<()> {
         eprintln!("no --relay given: measuring only what needs none");
     }
 
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut report = Report::new(figures::catalogue());
     let outcome = tokio::select! {
         outcome = suite::run(&bench, &selected, arguments.runs, &mut report) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow!("terminated")),
     };
-    println!("\n{}", report.table());
+    println!("\n{}\n{}", report.table(), machine(&load));
     write_summary(&report, &arguments.output)?;
     bench.clean_up().await?;
     let failures = outcome?;
@@ -120,6 +125,13 @@ async fn measure(arguments: Arguments) -> Result<()> {
         missed if missed > 0 && arguments.enforce => bail!("{missed} figures miss their bar"),
         _ => Ok(()),
     }
+}
+
+/// What the figures were measured on; a load of others makes them worth little.
+fn machine(load: &str) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, NonZero::get);
+    let load = load.split_whitespace().take(2).collect::<Vec<_>>().join(" and ");
+    format!("{cores} cores; load average before the start, over 1 and 5 minutes: {load}")
 }
 
 fn write_summary(report: &Report, folder: &Path) -> Result<()> {

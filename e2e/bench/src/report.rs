@@ -182,7 +182,7 @@ impl Report {
 }
 
 fn compared(share: f64, to: &[String]) -> String {
-    format!("{share:.2} of {}", to.join(" + "))
+    format!("{share:.3} of {}", to.join(" + "))
 }
 
 fn bar(bar: Bar) -> String {

@@ -38,7 +38,7 @@ fn a_share_is_taken_run_by_run() {
         ],
     );
     assert_eq!(report.missed(), 0);
-    assert!(report.table().contains("0.80 of limit"), "{}", report.table());
+    assert!(report.table().contains("0.800 of limit"), "{}", report.table());
 }
 
 #[test]
