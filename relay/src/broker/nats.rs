@@ -1,9 +1,11 @@
 //! NATS: a connection that tells when it is lost, and finding streams.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
 use futures::TryStreamExt;
 use tokio::sync::watch;
 
@@ -23,37 +25,53 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn open(url: &str, name: &str) -> Result<Self, Failure> {
         let (tell, lost) = watch::channel(None);
-        let options = ConnectOptions::new()
-            .name(format!("pg-tide {name}"))
-            .connection_timeout(CONNECT_TIMEOUT)
-            .request_timeout(Some(CONNECT_TIMEOUT))
-            .ping_interval(Duration::from_secs(5))
-            .client_capacity(4_096)
-            .event_callback(move |event| {
-                let tell = tell.clone();
-                async move {
-                    match event {
-                        Event::Disconnected => {
-                            tell.send_replace(Some("the connection was lost".into()));
-                        }
-                        Event::LameDuckMode => {
-                            tell.send_replace(Some("the server is shutting down".into()));
-                        }
-                        Event::Closed => {
-                            tell.send_if_modified(|t| {
-                                t.is_none() && t.replace("the connection was closed".into()).is_none()
-                            });
-                        }
-                        other => tracing::debug!("nats: {other}"),
-                    }
-                }
-            });
         let servers: Vec<String> = url.split(',').map(|s| s.trim().to_owned()).collect();
+        // One connection and no other: the library would reconnect behind our
+        // back, also after its last client is dropped, and send what it still
+        // queues after all that was lost with the connection.
+        let connected = Arc::new(AtomicBool::new(false));
+        let before = Arc::clone(&connected);
+        let options = ConnectOptions::with_auth_callback(move |_| {
+            let again = before.load(Ordering::Relaxed);
+            async move {
+                if again {
+                    Err(AuthError::new("not again"))
+                } else {
+                    Ok(Auth::new())
+                }
+            }
+        })
+        .max_reconnects(servers.len())
+        .name(format!("pg-tide {name}"))
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(CONNECT_TIMEOUT))
+        .ping_interval(Duration::from_secs(5))
+        .client_capacity(4_096)
+        .event_callback(move |event| {
+            let tell = tell.clone();
+            async move {
+                match event {
+                    Event::Disconnected => {
+                        tell.send_replace(Some("the connection was lost".into()));
+                    }
+                    Event::LameDuckMode => {
+                        tell.send_replace(Some("the server is shutting down".into()));
+                    }
+                    Event::Closed => {
+                        tell.send_if_modified(|t| {
+                            t.is_none() && t.replace("the connection was closed".into()).is_none()
+                        });
+                    }
+                    other => tracing::debug!("nats: {other}"),
+                }
+            }
+        });
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT * 2, options.connect(servers));
         let client = connecting
             .await
             .map_err(|_| Failure::transient(format!("nats {url}: no answer in time")))?
             .map_err(|e| Failure::transient(format!("nats {url}: {}", describe(&e))))?;
+        connected.store(true, Ordering::Relaxed);
         Ok(Self {
             client,
             url: url.to_owned(),

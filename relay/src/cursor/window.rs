@@ -115,6 +115,17 @@ impl Window {
         }
     }
 
+    /// The size of a message behind a ticket.
+    pub(crate) fn bytes_of(&self, ticket: Ticket) -> u32 {
+        let index = ticket
+            .checked_sub(self.first)
+            .and_then(|n| usize::try_from(n).ok());
+        match index.and_then(|n| self.entries.get(n)) {
+            Some(Entry::Message { bytes, .. }) => *bytes,
+            _ => 0,
+        }
+    }
+
     /// Notes an outcome. A ticket that has left the window is ignored.
     pub(crate) fn settle(&mut self, ticket: Ticket, settlement: Settlement) {
         let index = ticket

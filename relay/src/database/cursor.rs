@@ -175,7 +175,7 @@ pub(crate) async fn dead_letter(
     event_id: &str,
     row: &Row,
     error: &str,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let failed = |e| Failure::postgres("writing a dead letter", &e);
     let (name, group_id, epoch) = pipeline;
     let mut lease = pool.get().await.map_err(|e| Failure::transient(e.to_string()))?;
@@ -186,8 +186,8 @@ pub(crate) async fn dead_letter(
                   written AS (
                       INSERT INTO tide.dead_letter (pipeline, direction, message_id, event_id, headers, payload, error)
                       SELECT $3, 'forward', $4, $5, $6::text::jsonb, $7::text::jsonb, $8 FROM mine
-                      ON CONFLICT DO NOTHING)
-             SELECT count(*) FROM mine",
+                      ON CONFLICT DO NOTHING RETURNING 1)
+             SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM written)",
         )
         .await
         .map_err(failed)?;
@@ -208,5 +208,5 @@ pub(crate) async fn dead_letter(
     if counted.try_get::<_, i64>(0).map_err(failed)? == 0 {
         return Err(Failure::lost("another relay owns the pipeline"));
     }
-    Ok(())
+    Ok(counted.try_get::<_, i64>(1).map_err(failed)? > 0)
 }

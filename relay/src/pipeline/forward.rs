@@ -127,6 +127,16 @@ impl Run<'_> {
             self.deliver(&mut attempt, backoff).await
         }
         .await;
+        // What was settled stays so, also when nothing is sent any more.
+        if result
+            .as_ref()
+            .is_err_and(|f| f.class == crate::failure::Class::Transient)
+        {
+            self.advance(&mut attempt, backoff);
+            if attempt.checkpoints.delivered {
+                let _ = self.checkpoint_now(&mut attempt, false).await;
+            }
+        }
         self.status.in_flight(0);
         attempt.sink.close().await;
         result
@@ -240,6 +250,7 @@ impl Run<'_> {
                     a.window.len()
                 )));
             }
+            self.advance(a, backoff);
             let can_go_on = match &mut current {
                 Some(page) => self.send_some(a, page).await?,
                 None => false,
@@ -363,14 +374,17 @@ impl Run<'_> {
 
     async fn dead_letter(&self, row: &Row, reason: &str) -> Result<(), Failure> {
         let event_id = row.event_id().text(&self.forward.outbox);
-        tracing::warn!(pipeline = self.spec.name, event_id, "dead-lettered: {reason}");
         let pipeline = (self.spec.name.as_str(), self.forward.group_id, self.epoch);
-        store::dead_letter(&self.shared.writers, pipeline, &event_id, row, reason).await?;
-        self.status.dead_lettered(1);
+        // It may be there from an attempt that got no further.
+        if store::dead_letter(&self.shared.writers, pipeline, &event_id, row, reason).await? {
+            tracing::warn!(pipeline = self.spec.name, event_id, "dead-lettered: {reason}");
+            self.status.dead_lettered(1);
+        }
         Ok(())
     }
 
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
+        let mut refused: Option<(u32, i64, String)> = None;
         for Settled { ticket, outcome } in outcomes.drain(..) {
             match outcome {
                 Outcome::Placed { stream, position } => {
@@ -391,8 +405,12 @@ impl Run<'_> {
                     };
                     if a.suspect != Some(id) {
                         // Refused among others, which may be its neighbours'
-                        // fault (a batch too large): try it alone.
-                        return Err(Failure::transient(format!("message {id}: {reason}")).suspecting(id));
+                        // fault (a batch too large): try the largest alone.
+                        let bytes = a.window.bytes_of(ticket);
+                        if refused.as_ref().is_none_or(|(most, ..)| bytes > *most) {
+                            refused = Some((bytes, id, reason));
+                        }
+                        continue;
                     }
                     let row = self.read_one(id).await?;
                     self.dead_letter(&row, &reason).await?;
@@ -400,7 +418,12 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(())
+        match refused {
+            Some((_, id, reason)) => {
+                Err(Failure::transient(format!("message {id}: {reason}")).suspecting(id))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A message that was sent alone and refused, read again.

@@ -37,7 +37,8 @@ pub(super) struct Pipelines {
     running: BTreeMap<i32, Running>,
     tasks: JoinSet<(i32, i64, Exit)>,
     ended: Vec<(i32, i64, Exit)>,
-    refused_until: BTreeMap<i32, Instant>,
+    /// Those that could not be acquired: when to try again, and what is told of them.
+    refused: BTreeMap<i32, (Instant, Arc<PipelineStatus>)>,
 }
 
 impl Pipelines {
@@ -49,7 +50,7 @@ impl Pipelines {
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
             ended: Vec::new(),
-            refused_until: BTreeMap::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -57,7 +58,9 @@ impl Pipelines {
     /// stopped and comes back with the new row, under the same lock and epoch.
     pub(super) fn configure(&mut self, rows: Vec<PipelineRow>) {
         self.rows = rows.into_iter().map(|row| (row.pipeline_id, row)).collect();
-        self.refused_until.clear();
+        for (_, status) in std::mem::take(&mut self.refused).into_values() {
+            status.forget();
+        }
         let mut idle = Vec::new();
         for (id, running) in &mut self.running {
             if self.rows.get(id).is_some_and(|row| *row != running.row) {
@@ -79,7 +82,7 @@ impl Pipelines {
         self.rows
             .keys()
             .copied()
-            .filter(|id| self.refused_until.get(id).is_none_or(|until| *until <= now))
+            .filter(|id| self.refused.get(id).is_none_or(|(until, _)| *until <= now))
             .collect()
     }
 
@@ -109,6 +112,7 @@ impl Pipelines {
             self.ended.push((id, epoch, Exit::Stopped));
             return;
         };
+        self.refused.remove(&id);
         self.metrics.ownership_event("acquired");
         let stop = CancellationToken::new();
         match PipelineSpec::read(&row) {
@@ -166,9 +170,21 @@ impl Pipelines {
 
     /// It could not be acquired; others may try, we only after a while.
     pub(super) fn refused(&mut self, id: i32, failure: &Failure) {
-        let name = self.rows.get(&id).map_or("?", |row| row.name.as_str());
-        tracing::error!(pipeline = name, "cannot be acquired: {failure}");
-        self.refused_until.insert(id, Instant::now() + PENALTY);
+        let Some(row) = self.rows.get(&id) else { return };
+        let status = match self.refused.remove(&id) {
+            Some((_, status)) => status,
+            None => {
+                tracing::error!(pipeline = row.name, "cannot be acquired: {failure}");
+                let direction = if row.direction == "forward" {
+                    "forward"
+                } else {
+                    "reverse"
+                };
+                Arc::new(PipelineStatus::new(&self.metrics, id, &row.name, direction, 0))
+            }
+        };
+        status.failed(State::Misconfigured, &failure.message);
+        self.refused.insert(id, (Instant::now() + PENALTY, status));
     }
 
     /// Asks a pipeline to finish and to be given up.
@@ -238,7 +254,9 @@ impl Pipelines {
 
     /// Writes what changed in the states of the pipelines.
     pub(super) async fn report(&self, session: &mut Session) -> Result<(), Failure> {
-        let statuses: Vec<&Arc<PipelineStatus>> = self.running.values().map(|r| &r.status).collect();
+        let refused = self.refused.values().map(|(_, status)| status);
+        let statuses: Vec<&Arc<PipelineStatus>> =
+            self.running.values().map(|r| &r.status).chain(refused).collect();
         let reports: Vec<_> = statuses.iter().filter_map(|s| s.take_report()).collect();
         if reports.is_empty() {
             return Ok(());

@@ -66,6 +66,11 @@ impl Reports {
         self.0.brokers.lock().count = count;
     }
 
+    pub(super) fn give_up(&self, reason: &str) {
+        self.0.trouble.lock().get_or_insert_with(|| reason.to_owned());
+        self.0.news.notify_one();
+    }
+
     pub(super) fn trouble(&self) -> Option<String> {
         self.0.trouble.lock().clone()
     }

@@ -288,6 +288,11 @@ impl KafkaSink {
                 Err((error, back)) => match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::QueueFull) => record = back,
                     Some(code) if client::is_refusal(code) => return Ok(Some(client::describe_code(code))),
+                    // Its reports say why, and are taken first.
+                    Some(RDKafkaErrorCode::Fatal) => {
+                        self.reports.give_up("the producer gave up");
+                        return Ok(None);
+                    }
                     _ => return Err(self.failure("producing", &error)),
                 },
             }
@@ -350,6 +355,10 @@ impl KafkaSink {
             }
         }
         self.incoming = incoming;
+        // What was refused for good explains whatever else failed.
+        if out.iter().any(|s| matches!(s.outcome, Outcome::Refused(_))) {
+            return Ok(());
+        }
         if let Some(failure) = first_failure {
             return Err(failure);
         }
