@@ -81,6 +81,7 @@ pub fn catalogue() -> Vec<Figure> {
         Bar::AtLeast(30_000.0),
     );
     add("inbox.nats.total", "s", &[], Bar::None);
+    add("cpu_per_million.inbox_nats", "s", &[], Bar::None);
     for broker in ["kafka", "nats"] {
         for (part, bar) in [
             ("p50", Bar::AtMost(10.0)),

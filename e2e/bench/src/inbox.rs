@@ -66,7 +66,7 @@ async fn measure(
         Ok(arrivals) => arrivals,
         Err(error) => return Err(relay.blame(&error)),
     };
-    let started = relay.started();
+    let (started, usage) = (relay.started(), relay.usage()?);
     relay.stop().await?;
 
     let mut delivery = Delivery::new(bench.sizes.inbox);
@@ -88,6 +88,10 @@ async fn measure(
         (
             "inbox.nats.total".to_owned(),
             (arrivals.last - started).as_secs_f64(),
+        ),
+        (
+            "cpu_per_million.inbox_nats".to_owned(),
+            usage.cpu_seconds / bench.sizes.inbox as f64 * 1e6,
         ),
     ])
 }

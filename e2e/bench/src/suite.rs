@@ -65,7 +65,7 @@ impl Measurement {
                 ]
             }
             Self::InboxInsert => vec!["limit.inbox_insert".into()],
-            Self::InboxNats => vec!["inbox.nats".into()],
+            Self::InboxNats => vec!["inbox.nats".into(), "cpu_per_million.inbox_nats".into()],
             Self::LatencyLimit(broker) => vec![format!("limit.latency.{}.r1000", broker.name())],
             Self::Latency(broker) => vec![format!("latency.{}.r1000", broker.name())],
         }
