@@ -171,18 +171,16 @@ impl Pipelines {
     /// It could not be acquired; others may try, we only after a while.
     pub(super) fn refused(&mut self, id: i32, failure: &Failure) {
         let Some(row) = self.rows.get(&id) else { return };
-        let status = match self.refused.remove(&id) {
-            Some((_, status)) => status,
-            None => {
-                tracing::error!(pipeline = row.name, "cannot be acquired: {failure}");
-                let direction = if row.direction == "forward" {
-                    "forward"
-                } else {
-                    "reverse"
-                };
-                Arc::new(PipelineStatus::new(&self.metrics, id, &row.name, direction, 0))
-            }
-        };
+        let known = self.refused.remove(&id).map(|(_, status)| status);
+        let status = known.unwrap_or_else(|| {
+            tracing::error!(pipeline = row.name, "cannot be acquired: {failure}");
+            let direction = if row.direction == "forward" {
+                "forward"
+            } else {
+                "reverse"
+            };
+            Arc::new(PipelineStatus::new(&self.metrics, id, &row.name, direction, 0))
+        });
         status.failed(State::Misconfigured, &failure.message);
         self.refused.insert(id, (Instant::now() + PENALTY, status));
     }
