@@ -31,15 +31,15 @@ BEGIN
     -- of all other outboxes.
     EXECUTE format('CREATE TABLE tide.%I (LIKE tide.outbox_message INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
                    ' PARTITION BY RANGE (created_at)', v_outbox.table_name);
-    EXECUTE format('ALTER TABLE tide.%I ALTER outbox_id SET DEFAULT %s', v_outbox.table_name, v_outbox.outbox_id);
+    EXECUTE format('ALTER TABLE tide.%I ALTER outbox SET DEFAULT %L', v_outbox.table_name, p_name);
     EXECUTE format('CREATE INDEX ON tide.%I (id)', v_outbox.table_name);
     EXECUTE format('CREATE INDEX ON tide.%I (xid)', v_outbox.table_name);
     FOR v_leaf IN SELECT * FROM tide._wanted_leaves(v_outbox, '-infinity', clock_timestamp()) LOOP
         PERFORM tide._create_leaf(v_leaf.leaf);
         PERFORM tide._attach_leaf(v_outbox, v_leaf.leaf, v_leaf.lower_bound, v_leaf.upper_bound);
     END LOOP;
-    EXECUTE format('ALTER TABLE tide.outbox_message ATTACH PARTITION tide.%I FOR VALUES IN (%s)',
-                   v_outbox.table_name, v_outbox.outbox_id);
+    EXECUTE format('ALTER TABLE tide.outbox_message ATTACH PARTITION tide.%I FOR VALUES IN (%L)',
+                   v_outbox.table_name, p_name);
 
     EXECUTE format('COMMENT ON TABLE tide.%I IS %L', v_outbox.table_name,
                    format('Messages of outbox "%s". Publish with tide.outbox_publish, or INSERT (payload, headers).', p_name));
@@ -111,27 +111,54 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_drop(text, boolean) IS
 'Drops an outbox with its messages and consumer groups. Refused while a pipeline uses it. p_if_exists: no error when there is none.';
 
-CREATE FUNCTION tide.outbox_enable(p_name text)
+-- A disabled outbox has a trigger that refuses every row, so that an enabled
+-- one costs its publishers no look-up. Making or dropping it waits for open
+-- publishers of this outbox: tried shortly, several times.
+CREATE FUNCTION tide._switch_outbox(p_name text, p_enabled boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_name);
 BEGIN
-    UPDATE tide.outbox SET enabled = true WHERE outbox_id = (tide._outbox(p_name)).outbox_id;
+    FOR attempt IN 1 .. 5 LOOP
+        BEGIN
+            EXECUTE format('DROP TRIGGER IF EXISTS disabled ON tide.%I', v_outbox.table_name);
+            IF NOT p_enabled THEN
+                EXECUTE format('CREATE TRIGGER disabled BEFORE INSERT ON tide.%I'
+                               ' FOR EACH ROW EXECUTE FUNCTION tide._refuse_message()', v_outbox.table_name);
+            END IF;
+            UPDATE tide.outbox SET enabled = p_enabled WHERE outbox_id = v_outbox.outbox_id;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.05 * attempt);
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'outbox "%" could not be %: other transactions are publishing to it', p_name,
+        CASE WHEN p_enabled THEN 'enabled' ELSE 'disabled' END
+        USING ERRCODE = 'lock_not_available',
+              HINT = 'Try again; look in pg_stat_activity for transactions that stay open.';
 END $$;
 
+CREATE FUNCTION tide.outbox_enable(p_name text)
+RETURNS void
+LANGUAGE sql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT tide._switch_outbox(p_name, true)
+$$;
+
 COMMENT ON FUNCTION tide.outbox_enable(text) IS
-'Lets tide.outbox_publish accept messages for the outbox again.';
+'Lets the outbox accept messages again.';
 
 CREATE FUNCTION tide.outbox_disable(p_name text)
 RETURNS void
-LANGUAGE plpgsql VOLATILE
+LANGUAGE sql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    UPDATE tide.outbox SET enabled = false WHERE outbox_id = (tide._outbox(p_name)).outbox_id;
-END $$;
+    SELECT tide._switch_outbox(p_name, false)
+$$;
 
 COMMENT ON FUNCTION tide.outbox_disable(text) IS
-'Makes tide.outbox_publish refuse messages for the outbox. What is in it is still delivered. An INSERT straight into its table is not refused: revoke the right for that.';
+'Makes the outbox refuse new messages, by tide.outbox_publish and by INSERT into its table. What is in it is still delivered. Error when other transactions are publishing to it just now and stay open.';
 
 CREATE FUNCTION tide.outbox_list()
 RETURNS TABLE (outbox_name text, table_name name, enabled boolean, retention interval, created_at timestamptz)

@@ -7,15 +7,11 @@ CREATE FUNCTION tide.outbox_publish(p_name text, p_payload jsonb, p_headers json
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    INSERT INTO tide.outbox_message (outbox_id, headers, payload)
-    SELECT o.outbox_id, coalesce(p_headers, '{}'), p_payload
-      FROM tide.outbox o
-     WHERE o.name = p_name AND o.enabled
-       AND p_payload IS NOT NULL
-       AND pg_catalog.jsonb_typeof(coalesce(p_headers, '{}')) = 'object';
-    IF NOT FOUND THEN
+    IF p_payload IS NULL OR pg_catalog.jsonb_typeof(p_headers) <> 'object' THEN
         PERFORM tide._publish_refused(p_name, p_payload, p_headers);
     END IF;
+    INSERT INTO tide.outbox_message (outbox, headers, payload)
+    VALUES (p_name, coalesce(p_headers, '{}'), p_payload);
     RETURN pg_catalog.currval('tide.message_id_seq'::regclass);
 END $$;
 
@@ -53,16 +49,29 @@ BEGIN
     END IF;
 END $$;
 
+-- Refuses a row of a disabled outbox, or of one that does not exist.
+CREATE FUNCTION tide._refuse_message()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM tide._publish_refused(NEW.outbox, coalesce(NEW.payload, 'null'), NEW.headers);
+    RETURN NULL;
+END $$;
+
+-- Where messages of unknown outboxes end up, only to be refused.
+CREATE TABLE tide.outbox_unknown PARTITION OF tide.outbox_message DEFAULT;
+CREATE TRIGGER unknown BEFORE INSERT ON tide.outbox_unknown
+    FOR EACH ROW EXECUTE FUNCTION tide._refuse_message();
+
 CREATE FUNCTION tide.outbox_publish_batch(p_name text, p_payloads jsonb[], p_headers jsonb[] DEFAULT NULL)
 RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    v_outbox_id integer;
-    v_payload   jsonb;
-    v_headers   jsonb;
+    v_payload jsonb;
+    v_headers jsonb;
 BEGIN
-    SELECT o.outbox_id INTO v_outbox_id FROM tide.outbox o WHERE o.name = p_name AND o.enabled;
-    IF NOT FOUND THEN
+    IF NOT EXISTS (SELECT FROM tide.outbox o WHERE o.name = p_name AND o.enabled) THEN
         PERFORM tide._publish_refused(p_name, '{}', '{}');
     END IF;
     IF p_payloads IS NULL THEN
@@ -79,8 +88,8 @@ BEGIN
         IF v_payload IS NULL OR pg_catalog.jsonb_typeof(v_headers) <> 'object' THEN
             PERFORM tide._publish_refused(p_name, v_payload, v_headers);
         END IF;
-        INSERT INTO tide.outbox_message (outbox_id, headers, payload)
-        VALUES (v_outbox_id, v_headers, v_payload);
+        INSERT INTO tide.outbox_message (outbox, headers, payload)
+        VALUES (p_name, v_headers, v_payload);
         RETURN NEXT pg_catalog.currval('tide.message_id_seq'::regclass);
     END LOOP;
 END $$;

@@ -28,8 +28,9 @@ END $$;
 -- publishing: through the root the policy asks for it.
 ALTER TABLE tide.outbox_message ENABLE ROW LEVEL SECURITY;
 CREATE POLICY publish ON tide.outbox_message FOR INSERT
-    WITH CHECK ((SELECT pg_catalog.has_any_column_privilege(pg_catalog.format('tide.%I', o.table_name), 'INSERT')
-                   FROM tide.outbox o WHERE o.outbox_id = outbox_message.outbox_id));
+    WITH CHECK (pg_catalog.has_any_column_privilege(
+        'tide.' || pg_catalog.quote_ident(CASE WHEN pg_catalog.octet_length(outbox) <= 56 THEN outbox || '_outbox'
+                                               ELSE tide._table_name(outbox, '_outbox') END), 'INSERT'));
 CREATE POLICY read ON tide.outbox_message FOR SELECT USING (true);
 
 -- What publishing needs besides the right on the outbox itself. Only these
@@ -41,11 +42,11 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
     EXECUTE format('GRANT USAGE ON SEQUENCE tide.message_id_seq TO %I', p_role);
     EXECUTE format('GRANT SELECT (outbox_id, name, table_name, enabled) ON tide.outbox TO %I', p_role);
-    EXECUTE format('GRANT INSERT (outbox_id, headers, payload) ON tide.outbox_message TO %I', p_role);
+    EXECUTE format('GRANT INSERT (outbox, headers, payload) ON tide.outbox_message TO %I', p_role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION tide.outbox_publish(text, jsonb, jsonb),'
                    ' tide.outbox_publish_batch(text, jsonb[], jsonb[]), tide._publish_refused(text, jsonb, jsonb),'
-                   ' tide._check_name(text, text, integer), tide._suggestion(text, text[]), tide._distance(text, text),'
-                   ' tide._quoted_list(text[]) TO %I', p_role);
+                   ' tide._table_name(text, text), tide._check_name(text, text, integer), tide._suggestion(text, text[]),'
+                   ' tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
 END $$;
 
 CREATE FUNCTION tide._check_role(p_role text)

@@ -79,6 +79,20 @@ async fn what_cannot_be_published_is_refused_with_a_hint() {
             &["disabled"],
         )
         .await;
+    session
+        .refuses(
+            "INSERT INTO tide.orders_outbox (payload) VALUES ('1')",
+            "55000",
+            &["disabled"],
+        )
+        .await;
+    session
+        .refuses(
+            "INSERT INTO tide.outbox_message (outbox, payload) VALUES ('ordrs', '1')",
+            "42704",
+            &["orders"],
+        )
+        .await;
     session.run("SELECT tide.outbox_enable('orders')").await;
     assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
 }
@@ -163,7 +177,7 @@ async fn one_grant_rules_both_ways_of_publishing_to_that_outbox_only() {
             "permission denied",
         ),
         (
-            "INSERT INTO tide.mine_outbox (outbox_id, payload) VALUES (2, '1')",
+            "INSERT INTO tide.mine_outbox (outbox, payload) VALUES ('other', '1')",
             "permission denied",
         ),
         // Nobody chooses an id, a transaction or a time.
@@ -176,7 +190,7 @@ async fn one_grant_rules_both_ways_of_publishing_to_that_outbox_only() {
             "permission denied",
         ),
         (
-            "INSERT INTO tide.outbox_message (outbox_id, created_at, payload) VALUES (1, now(), '1')",
+            "INSERT INTO tide.outbox_message (outbox, created_at, payload) VALUES ('mine', now(), '1')",
             "permission denied",
         ),
         ("SELECT * FROM tide.mine_outbox", "permission denied"),
