@@ -148,7 +148,7 @@ impl Window {
                 Some((s, p)) if *s == stream => *p = (*p).max(position),
                 place => {
                     if let Some((s, p)) = place.replace((stream, position)) {
-                        raise(positions, &name(s), p + 1);
+                        reach(positions, &name(s), p + 1);
                     }
                 }
             }
@@ -190,7 +190,7 @@ impl Window {
             self.moved = true;
         }
         if let Some((s, p)) = last_place {
-            raise(&mut self.progress.positions, &name(s), p + 1);
+            reach(&mut self.progress.positions, &name(s), p + 1);
         }
         left
     }
@@ -213,9 +213,11 @@ impl Window {
     }
 }
 
-fn raise(positions: &mut Positions, name: &str, next: i64) {
+/// The last place in the prefix counts, even if it is below the known one: then
+/// the log was made anew.
+fn reach(positions: &mut Positions, name: &str, next: i64) {
     match positions.get_mut(name) {
-        Some(position) => *position = (*position).max(next),
+        Some(position) => *position = next,
         None => {
             positions.insert(name.to_owned(), next);
         }

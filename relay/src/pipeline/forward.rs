@@ -180,6 +180,9 @@ impl Run<'_> {
     /// Finds what lies beyond the checkpoint, and writes the positions from
     /// which the next owner will have to look, before anything is sent.
     async fn prepare(&self, a: &mut Attempt, scan: bool) -> Result<(), Failure> {
+        let new = a.sink.new_positions(&a.window.progress().positions).await?;
+        a.window.add_positions(&new);
+        a.low_water.add_positions(&new);
         if scan {
             a.landed = a.sink.landed(&a.window.progress().positions).await?;
             if !a.landed.is_empty() {
@@ -190,9 +193,6 @@ impl Run<'_> {
                 );
             }
         }
-        let new = a.sink.new_positions(&a.window.progress().positions).await?;
-        a.window.add_positions(&new);
-        a.low_water.add_positions(&new);
         self.checkpoint_now(a, false).await
     }
 

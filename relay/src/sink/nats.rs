@@ -98,26 +98,30 @@ impl NatsSink {
         ))
     }
 
-    async fn last_sequence(&mut self, stream: &str) -> Result<i64, Failure> {
-        let stream = self
-            .context
-            .get_stream(stream)
-            .await
-            .map_err(|e| self.failure("asking for the stream", &e))?;
-        Ok(i64::try_from(stream.cached_info().state.last_sequence).unwrap_or(i64::MAX))
+    /// The last sequence of a stream; none when the stream is gone.
+    async fn last_sequence(&mut self, stream: &str) -> Result<Option<i64>, Failure> {
+        match self.context.get_stream(stream).await {
+            Ok(stream) => Ok(Some(
+                i64::try_from(stream.cached_info().state.last_sequence).unwrap_or(i64::MAX),
+            )),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.failure("asking for the stream", &error)),
+        }
     }
 
     pub(crate) async fn new_positions(&mut self, known: &Positions) -> Result<Positions, Failure> {
         let mut new = Positions::new();
         for name in self.streams.clone() {
-            if !known.contains_key(&*name) {
-                new.insert(name.to_string(), self.last_sequence(&name).await? + 1);
+            if !known.contains_key(&*name)
+                && let Some(last) = self.last_sequence(&name).await?
+            {
+                new.insert(name.to_string(), last + 1);
             }
         }
         Ok(new)
     }
 
-    #[expect(clippy::unused_self, reason = "the streams are known from the start")]
+    #[expect(clippy::unused_self, reason = "the same shape as the other sinks")]
     pub(crate) fn is_open(&self, _destination: &str) -> bool {
         true
     }
@@ -140,7 +144,10 @@ impl NatsSink {
             let mut next = *position;
             let mut quiet_since = Instant::now();
             loop {
-                if self.last_sequence(stream).await? >= next {
+                let Some(last) = self.last_sequence(stream).await? else {
+                    break;
+                };
+                if last >= next {
                     let (found, after) = self.read_from(stream, next).await?;
                     next = after;
                     if !found.is_empty() {
@@ -322,6 +329,12 @@ impl NatsSink {
     pub(crate) async fn close(self) {
         drop(self);
     }
+}
+
+fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
+    use jetstream::ErrorCode;
+    use jetstream::context::GetStreamErrorKind;
+    matches!(error.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// The id of a message that this pipeline sent.

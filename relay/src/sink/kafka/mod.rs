@@ -168,15 +168,21 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// End offsets of partitions that have no position yet. A partition added
-    /// to a topic that was in use before holds nothing of ours below its end
-    /// that could be in flight either, so its end is right as well.
+    /// Where partitions begin that have no position yet: at their end, when the
+    /// topic is new to the pipeline. A partition that was added to a topic in
+    /// use may hold messages of ours already, so it is read from its beginning.
     async fn ends(&self, topic: &Topic, known: &Positions) -> Result<Positions, Failure> {
         let unknown: Vec<i32> = (0..topic.partitions)
             .filter(|p| !known.contains_key(&format!("{}/{p}", topic.name)))
             .collect();
         if unknown.is_empty() {
             return Ok(Positions::new());
+        }
+        if unknown.len() < usize::try_from(topic.partitions).unwrap_or(0) {
+            return Ok(unknown
+                .into_iter()
+                .map(|p| (format!("{}/{p}", topic.name), 0))
+                .collect());
         }
         let producer = self.producer()?;
         let name = topic.name.clone();
