@@ -92,7 +92,8 @@ END $$;
 -- form that a message brings itself is kept apart by the prefix "id:".
 --
 -- The usual batch has no duplicate, so it is first inserted whole with numbers
--- given by position. Only when a row was refused is that undone and the batch
+-- given by position (without ON CONFLICT, which would search every unique index
+-- a second time). Only when a row is refused is that undone and the batch
 -- reduced to its new messages first. The counter row, locked throughout, keeps
 -- other batches of this inbox out.
 CREATE FUNCTION tide._inbox_write(
@@ -138,21 +139,20 @@ BEGIN
     SELECT c.last_seq INTO v_last FROM tide.inbox_counter c
      WHERE c.inbox_id = v_inbox_id FOR UPDATE;
 
+    SELECT count(*) INTO v_numbered FROM unnest(p_event_ids) e(event_id) WHERE e.event_id IS NULL;
     BEGIN
         EXECUTE format(
             'INSERT INTO tide.%I (%s)
-             SELECT coalesce(b.event_id, $8 || ($9 + count(*) FILTER (WHERE b.event_id IS NULL) OVER (ORDER BY b.n))),
-                    b.source, b.payload::jsonb, b.headers::jsonb, b.dedup_key, b.source_ref, b.source_seq
-               FROM %s ORDER BY b.n
-             ON CONFLICT DO NOTHING', v_table, v_columns, v_batch)
+             SELECT %s, b.source, b.payload::jsonb, b.headers::jsonb, b.dedup_key, b.source_ref, b.source_seq
+               FROM %s ORDER BY b.n',
+            v_table, v_columns,
+            CASE WHEN v_numbered = v_total THEN '$8 || ($9 + b.n)'
+                 ELSE 'coalesce(b.event_id, $8 || ($9 + count(*) FILTER (WHERE b.event_id IS NULL) OVER (ORDER BY b.n)))'
+            END, v_batch)
         USING p_event_ids, p_dedup_keys, p_source_refs, p_source_seqs, p_sources, p_payloads, p_headers,
               v_prefix, v_last;
-        GET DIAGNOSTICS inserted = ROW_COUNT;
-        IF inserted < v_total THEN
-            RAISE EXCEPTION 'duplicates' USING ERRCODE = 'TD003';
-        END IF;
-        SELECT count(*) INTO v_numbered FROM unnest(p_event_ids) e(event_id) WHERE e.event_id IS NULL;
-    EXCEPTION WHEN SQLSTATE 'TD003' THEN
+        inserted := v_total;
+    EXCEPTION WHEN unique_violation THEN
         -- First what the table has, then repetitions of ids and positions, then
         -- of contents among what is left.
         EXECUTE format(

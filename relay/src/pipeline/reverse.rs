@@ -3,6 +3,9 @@
 //! Messages are acknowledged only after their transaction has committed. A
 //! crash between the two brings them again; the inbox's keys refuse them.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backoff, Shared};
@@ -12,6 +15,11 @@ use crate::failure::Failure;
 use crate::source::identity::Rules;
 use crate::source::nats::{Incoming, NatsSource, headers_json};
 use crate::status::{PipelineStatus, State};
+
+/// For how long a batch is filled up under load.
+const LINGER: Duration = Duration::from_millis(3);
+/// A batch of so many is a sign of load.
+const MANY: usize = 32;
 
 /// One pipeline's run.
 pub(super) struct Run<'a> {
@@ -59,20 +67,70 @@ impl Run<'_> {
         source_ref: Option<i32>,
         backoff: &mut Backoff,
     ) -> Result<(), Failure> {
-        let mut incoming = Vec::new();
+        let limit = self.spec.batch_size;
+        let mut batch: Vec<Incoming> = Vec::new();
+        let mut next: Vec<Incoming> = Vec::new();
+        // Stored; acknowledged while the next batch is stored, or in the quiet.
+        let mut stored: Vec<Incoming> = Vec::new();
+        let mut many = false;
         loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Ok(()),
-                received = source.next(&mut incoming, self.spec.batch_size) => received?,
+            if self.stop.is_cancelled() {
+                return acknowledge(&mut stored).await;
             }
+            if next.is_empty() {
+                acknowledge(&mut stored).await?;
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return Ok(()),
+                    received = source.next(&mut next, limit) => received?,
+                }
+            }
+            // Under load a fuller batch is worth a moment; a lone message is not
+            // kept waiting.
+            let deadline = Instant::now() + LINGER;
+            while many && next.len() < limit && !self.stop.is_cancelled() {
+                let room = limit - next.len();
+                match tokio::time::timeout_at(deadline, source.next(&mut next, room)).await {
+                    Ok(received) => received?,
+                    Err(_) => break,
+                }
+            }
+            many = next.len() >= MANY.min(limit);
+            std::mem::swap(&mut batch, &mut next);
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
             }
-            self.store(rules, source_ref, &incoming).await?;
+            self.store_while_receiving(source, rules, source_ref, &batch, &mut next, &mut stored)
+                .await?;
+            std::mem::swap(&mut stored, &mut batch);
             backoff.reset();
-            for message in incoming.drain(..) {
-                message.ack().await?;
+        }
+    }
+
+    /// Stores a batch while the last one is acknowledged and the next received.
+    async fn store_while_receiving(
+        &self,
+        source: &mut NatsSource,
+        rules: &Rules,
+        source_ref: Option<i32>,
+        batch: &[Incoming],
+        next: &mut Vec<Incoming>,
+        last: &mut Vec<Incoming>,
+    ) -> Result<(), Failure> {
+        let storing = async {
+            let (stored, acknowledged) =
+                tokio::join!(self.store(rules, source_ref, batch), acknowledge(last));
+            stored.and(acknowledged)
+        };
+        tokio::pin!(storing);
+        let mut failed = None;
+        loop {
+            let room = self.spec.batch_size - next.len();
+            tokio::select! {
+                biased;
+                // A batch is finished, whatever becomes of the source.
+                stored = &mut storing => return stored.and(failed.map_or(Ok(()), Err)),
+                received = source.next(next, room), if room > 0 && failed.is_none() => failed = received.err(),
             }
         }
     }
@@ -168,6 +226,14 @@ impl Run<'_> {
         self.status.dead_lettered(1);
         Ok(())
     }
+}
+
+/// Acknowledges stored messages; leaves none.
+async fn acknowledge(stored: &mut Vec<Incoming>) -> Result<(), Failure> {
+    for message in stored.drain(..) {
+        message.ack().await?;
+    }
+    Ok(())
 }
 
 /// Appends a message to the batch.
