@@ -163,9 +163,10 @@ async fn a_new_pipeline_on_a_kept_group_goes_on_where_the_old_one_stopped() {
     db.run("SELECT tide.create_consumer_group('g', 'events')").await;
     db.to_kafka("old", "events", &bed.kafka, &topic, "{}").await;
     db.publish_numbers("events", 1, 10, 1).await;
-    let _relay = Relay::start(&db).await;
+    let relay = Relay::start(&db).await;
     db.await_text(SOON, LAGS, "g|0").await;
     db.run("SELECT tide.relay_delete('old')").await;
+    relay.await_metric(SOON, "pg_tide_relay_owned_pipelines 0").await;
     db.publish_numbers("events", 11, 15, 1).await;
     assert_eq!(db.text(LAGS).await, "g|5");
     let other = unique("lag_kept_b");
