@@ -274,4 +274,52 @@ mod tests {
             assert_eq!(nats.subject_pattern(), want);
         }
     }
+
+    /// The options that SQL accepts, read from the schema's own file.
+    fn options_in_sql() -> Vec<(String, String, String)> {
+        let (_, sql) = pg_tide_schema::FILES
+            .iter()
+            .find(|(name, _)| *name == "55_options.sql")
+            .unwrap();
+        sql.lines()
+            .filter(|line| line.starts_with("('forward'") || line.starts_with("('reverse'"))
+            .map(|line| {
+                let mut words = line.split('\'').skip(1).step_by(2).map(str::to_owned);
+                (
+                    words.next().unwrap(),
+                    words.next().unwrap(),
+                    words.next().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_option_that_sql_accepts_is_known_here() {
+        let options = options_in_sql();
+        assert!(options.len() > 25, "{options:?}");
+        for (direction, connector, key) in options {
+            let connectors = if connector == "*" {
+                vec!["kafka", "nats"]
+            } else {
+                vec![connector.as_str()]
+            };
+            for connector in connectors
+                .into_iter()
+                .filter(|c| direction == "forward" || *c == "nats")
+            {
+                let mut config = json!({"brokers": "b", "topic": "t"});
+                if connector == "nats" {
+                    config = json!({"url": "u", "subject": "s"});
+                }
+                let object = config.as_object_mut().unwrap();
+                match key.split_once('.') {
+                    Some((outer, inner)) => object.entry(outer).or_insert(json!({}))[inner] = Value::Null,
+                    None => drop(object.entry(key.as_str()).or_insert(Value::Null)),
+                }
+                let read = PipelineSpec::read(&row(&direction, connector, config));
+                assert!(read.is_ok(), "{direction} {connector} {key}: {read:?}");
+            }
+        }
+    }
 }

@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoints::{Checkpoints, flatten, reply};
 use super::{Backoff, Shared};
 use crate::config::{ForwardSpec, PipelineSpec};
 use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
@@ -22,12 +23,6 @@ use crate::sink::{Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
 
-/// Between two checkpoints under load.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(50);
-/// With nothing more to send, a checkpoint follows so soon.
-const IDLE_CHECKPOINT: Duration = Duration::from_millis(5);
-/// The cursor moves without messages, too; that is worth writing seldom.
-const EMPTY_CHECKPOINT: Duration = Duration::from_secs(5);
 /// Bytes in the window.
 const WINDOW_BYTES: usize = 16 << 20;
 /// With messages in flight, so long without any outcome means that the sink
@@ -61,32 +56,6 @@ struct Attempt {
     checkpoints: Checkpoints,
 }
 
-/// When to write the next checkpoint.
-struct Checkpoints {
-    written_at: Instant,
-    active_at: Instant,
-    delivered: bool,
-    moved: bool,
-    pending: Option<oneshot::Receiver<Result<(), Failure>>>,
-}
-
-impl Checkpoints {
-    fn due(&self, window_empty: bool) -> Option<Instant> {
-        if self.pending.is_some() {
-            return None;
-        }
-        if self.delivered {
-            let regular = self.written_at + CHECKPOINT_EVERY;
-            return Some(if window_empty {
-                regular.min(self.active_at + IDLE_CHECKPOINT)
-            } else {
-                regular
-            });
-        }
-        self.moved.then(|| self.written_at + EMPTY_CHECKPOINT)
-    }
-}
-
 impl Run<'_> {
     /// Delivers until told to stop (`Ok`) or something fails.
     pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
@@ -97,7 +66,6 @@ impl Run<'_> {
             sink = opening => sink?,
             () = self.stop.cancelled() => return Ok(()),
         };
-        let now = Instant::now();
         let scan = reanchored || !stored.clean;
         let mut progress = stored.progress;
         if !scan {
@@ -111,13 +79,7 @@ impl Run<'_> {
             low_water: LowWater::new(stored.low_water_id, stored.low_water_positions),
             landed: HashSet::new(),
             suspect,
-            checkpoints: Checkpoints {
-                written_at: now,
-                active_at: now,
-                delivered: false,
-                moved: false,
-                pending: None,
-            },
+            checkpoints: Checkpoints::new(Instant::now()),
         };
         let result = async {
             tokio::select! {
@@ -293,7 +255,7 @@ impl Run<'_> {
                     self.settle(a, &mut outcomes).await?;
                     self.advance(a, backoff);
                 }
-                written = written(&mut a.checkpoints.pending) => {
+                written = reply(&mut a.checkpoints.pending) => {
                     a.checkpoints.pending = None;
                     written?;
                 }
@@ -478,24 +440,4 @@ impl Run<'_> {
 struct Pending {
     page: Page,
     next: usize,
-}
-
-impl Checkpoints {
-    fn written(&mut self, now: Instant) {
-        self.written_at = now;
-        self.delivered = false;
-        self.moved = false;
-    }
-}
-
-fn flatten(reply: Result<Result<(), Failure>, oneshot::error::RecvError>) -> Result<(), Failure> {
-    reply.unwrap_or_else(|_| Err(Failure::transient("the checkpoint writer ended")))
-}
-
-/// The reply to a pending checkpoint; never resolves without one.
-async fn written(pending: &mut Option<oneshot::Receiver<Result<(), Failure>>>) -> Result<(), Failure> {
-    match pending {
-        Some(pending) => flatten(pending.await),
-        None => std::future::pending().await,
-    }
 }

@@ -1,6 +1,7 @@
 //! Pipelines: the stages joined, and what happens between two attempts.
 
 mod backoff;
+mod checkpoints;
 mod forward;
 mod reverse;
 
