@@ -9,7 +9,7 @@ use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
 use futures::TryStreamExt;
 use tokio::sync::watch;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -70,7 +70,7 @@ impl Connection {
         let client = connecting
             .await
             .map_err(|_| Failure::transient(format!("nats {url}: no answer in time")))?
-            .map_err(|e| Failure::transient(format!("nats {url}: {}", describe(&e))))?;
+            .map_err(|e| Failure::transient(format!("nats {url}: {}", with_causes(&e))))?;
         connected.store(true, Ordering::Relaxed);
         Ok(Self {
             client,
@@ -93,21 +93,6 @@ impl Connection {
     }
 }
 
-/// An error with its causes.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Whether the server offers JetStream to this account.
 pub(crate) async fn has_jetstream(context: &jetstream::Context, url: &str) -> Result<bool, Failure> {
     use async_nats::jetstream::ErrorCode;
@@ -127,7 +112,7 @@ pub(crate) async fn has_jetstream(context: &jetstream::Context, url: &str) -> Re
             }
             _ => Err(Failure::transient(format!(
                 "nats {url}: asking for JetStream: {}",
-                describe(&error)
+                with_causes(&error)
             ))),
         },
     }
@@ -143,7 +128,7 @@ pub(crate) async fn streams_for(
     create: bool,
 ) -> Result<Vec<String>, Failure> {
     let failed = |what: &str, e: &dyn std::error::Error| {
-        Failure::transient(format!("nats {url}: {what}: {}", describe(e)))
+        Failure::transient(format!("nats {url}: {what}: {}", with_causes(e)))
     };
     if !has_jetstream(context, url).await? {
         return Err(Failure::transient(format!(

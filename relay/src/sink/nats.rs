@@ -23,7 +23,7 @@ use crate::broker::nats::{self, Connection};
 use crate::config::{Delivery, NatsSinkSpec};
 use crate::cursor::{Positions, Ticket};
 use crate::encode::{Event, EventId, Identity, added};
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// See the Kafka sink's tail: requests of a dead owner may still arrive.
@@ -91,11 +91,7 @@ impl NatsSink {
     }
 
     fn failure(&self, what: &str, error: &dyn std::error::Error) -> Failure {
-        Failure::transient(format!(
-            "nats {}: {what}: {}",
-            self.spec.url,
-            nats::describe(error)
-        ))
+        Failure::transient(format!("nats {}: {what}: {}", self.spec.url, with_causes(error)))
     }
 
     /// The last sequence of a stream; none when the stream is gone.
@@ -303,7 +299,7 @@ impl NatsSink {
                 stream: self.number(&ack.stream),
                 position: i64::try_from(ack.sequence).unwrap_or(i64::MAX),
             },
-            Err(error) if nats::describe(&error).contains("message size exceeds") => {
+            Err(error) if with_causes(&error).contains("message size exceeds") => {
                 Outcome::Refused("the message is larger than the stream allows (max_msg_size)".into())
             }
             Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 
 use crate::broker::nats::{self, Connection};
 use crate::config::NatsSourceSpec;
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 
 /// After so long without an acknowledgement the server delivers again. Short,
 /// so that what a dead owner held comes to its successor soon; a redelivered
@@ -78,7 +78,7 @@ impl NatsSource {
         context: &jetstream::Context,
     ) -> Result<Self, Failure> {
         let failed = |what: String, e: &dyn std::error::Error| {
-            Failure::transient(format!("nats {}: {what}: {}", spec.url, nats::describe(e)))
+            Failure::transient(format!("nats {}: {what}: {}", spec.url, with_causes(e)))
         };
         let streams = nats::streams_for(
             context,
@@ -147,13 +147,13 @@ impl NatsSource {
             None => client.subscribe(spec.subject.clone()).await,
         };
         let subscriber = result.map_err(|e| {
-            Failure::transient(format!("nats {}: subscribing: {}", spec.url, nats::describe(&e)))
+            Failure::transient(format!("nats {}: subscribing: {}", spec.url, with_causes(&e)))
         })?;
         // The server knows the subscription before we call ourselves running.
         client
             .flush()
             .await
-            .map_err(|e| Failure::transient(format!("nats {}: {}", spec.url, nats::describe(&e))))?;
+            .map_err(|e| Failure::transient(format!("nats {}: {}", spec.url, with_causes(&e))))?;
         Ok(Self {
             url: spec.url.clone(),
             connection,
@@ -191,9 +191,7 @@ impl NatsSource {
                     .next()
                     .await
                     .ok_or_else(|| Failure::transient(format!("nats {url}: the consumer ended")))?
-                    .map_err(|e| {
-                        Failure::transient(format!("nats {url}: reading: {}", nats::describe(&e)))
-                    })?;
+                    .map_err(|e| Failure::transient(format!("nats {url}: reading: {}", with_causes(&e))))?;
                 let sequence = message
                     .info()
                     .map_err(|e| Failure::transient(format!("nats {url}: reading: {e}")))?
