@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::must_use_candidate)]
 
 mod bed;
+pub mod certs;
 mod database;
 mod http;
 pub mod kafka;

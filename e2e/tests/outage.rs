@@ -22,7 +22,7 @@ async fn kafka_may_go_and_come_back() {
     let topic = unique("outage");
     let brokers = &own.addresses.kafka;
     db.create_outboxes(&["events"]).await;
-    db.to_kafka("p", "events", brokers, &topic, r#"{"retry": {"max_ms": 1000}}"#)
+    db.to_kafka("p", "events", brokers, &topic, r#"{"retry": {"max": 1000}}"#)
         .await;
     let relay = Relay::start(&db).await;
     db.publish_numbers("events", 1, 100, 10).await;
@@ -70,14 +70,14 @@ async fn nats_may_go_and_come_back() {
         config.duplicate_window = Duration::from_millis(100);
     })
     .await;
-    db.to_nats("out", "events", url, "loop", r#"{"retry": {"max_ms": 1000}}"#)
+    db.to_nats("out", "events", url, "loop", r#"{"retry": {"max": 1000}}"#)
         .await;
     db.from_nats(
         "in",
         "calls",
         url,
         "loop",
-        r#"{"retry": {"max_ms": 1000}, "message_id_header": "tide-id"}"#,
+        r#"{"retry": {"max": 1000}, "message_id_header": "tide-id"}"#,
         "",
     )
     .await;

@@ -2,7 +2,7 @@
 
 -- Table of an outbox or inbox: <name>_outbox, shortened with a hash when that
 -- is longer than a name in PostgreSQL may be.
-CREATE FUNCTION tide._table_name(p_name text, p_suffix text)
+CREATE OR REPLACE FUNCTION tide._table_name(p_name text, p_suffix text)
 RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
@@ -18,7 +18,7 @@ BEGIN
     RETURN v_head || v_tail;
 END $$;
 
-CREATE FUNCTION tide._check_name(p_name text, p_what text, p_max_bytes integer)
+CREATE OR REPLACE FUNCTION tide._check_name(p_name text, p_what text, p_max_bytes integer)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
@@ -34,7 +34,7 @@ BEGIN
 END $$;
 
 -- Number of single-character edits between two texts.
-CREATE FUNCTION tide._distance(p_a text, p_b text)
+CREATE OR REPLACE FUNCTION tide._distance(p_a text, p_b text)
 RETURNS integer
 LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
@@ -55,7 +55,7 @@ BEGIN
 END $$;
 
 -- ' Did you mean "x"?', or nothing when no known name is near.
-CREATE FUNCTION tide._suggestion(p_given text, p_known text[])
+CREATE OR REPLACE FUNCTION tide._suggestion(p_given text, p_known text[])
 RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce((
@@ -67,14 +67,14 @@ LANGUAGE sql STABLE AS $$
          LIMIT 1), '')
 $$;
 
-CREATE FUNCTION tide._quoted_list(p_names text[])
+CREATE OR REPLACE FUNCTION tide._quoted_list(p_names text[])
 RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(string_agg(format('"%s"', u.name), ', ' ORDER BY u.n), '(none)')
       FROM (SELECT * FROM unnest(p_names) WITH ORDINALITY AS e(name, n) LIMIT 20) u
 $$;
 
-CREATE FUNCTION tide._outbox(p_name text)
+CREATE OR REPLACE FUNCTION tide._outbox(p_name text)
 RETURNS tide.outbox
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -93,7 +93,7 @@ BEGIN
     RETURN v_outbox;
 END $$;
 
-CREATE FUNCTION tide._inbox(p_name text)
+CREATE OR REPLACE FUNCTION tide._inbox(p_name text)
 RETURNS tide.inbox
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -112,7 +112,7 @@ BEGIN
     RETURN v_inbox;
 END $$;
 
-CREATE FUNCTION tide._consumer_group(p_group text, p_outbox tide.outbox)
+CREATE OR REPLACE FUNCTION tide._consumer_group(p_group text, p_outbox tide.outbox)
 RETURNS tide.consumer_group
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -134,7 +134,7 @@ BEGIN
     RETURN v_group;
 END $$;
 
-CREATE FUNCTION tide._pipeline(p_name text)
+CREATE OR REPLACE FUNCTION tide._pipeline(p_name text)
 RETURNS tide.pipeline
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -154,7 +154,7 @@ BEGIN
 END $$;
 
 -- Runs a GRANT or the like when the role exists; roles are optional.
-CREATE FUNCTION tide._if_role(p_role text, p_statement text)
+CREATE OR REPLACE FUNCTION tide._if_role(p_role text, p_statement text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN

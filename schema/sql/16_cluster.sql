@@ -1,7 +1,7 @@
 -- Where snapshots mean something.
 
 -- On a standby the timeline of the last checkpoint is the one to be had.
-CREATE FUNCTION tide._cluster(OUT system_identifier bigint, OUT timeline bigint)
+CREATE OR REPLACE FUNCTION tide._cluster(OUT system_identifier bigint, OUT timeline bigint)
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.system_identifier,

@@ -1,7 +1,7 @@
 -- Every change of configuration, by whatever statement, raises
 -- tide.config_state.version in its own transaction and wakes the relays.
 
-CREATE FUNCTION tide._config_changed()
+CREATE OR REPLACE FUNCTION tide._config_changed()
 RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

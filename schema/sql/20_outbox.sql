@@ -1,6 +1,6 @@
 -- Outboxes: made, dropped, switched, listed.
 
-CREATE FUNCTION tide.outbox_create(p_name text, p_retention_hours integer DEFAULT 24)
+CREATE OR REPLACE FUNCTION tide.outbox_create(p_name text, p_retention_hours integer DEFAULT 24)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -51,7 +51,7 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_create(text, integer) IS
 'Makes an outbox and its table tide."<name>_outbox". p_retention_hours: how long delivered messages are kept, at least. Error when the outbox exists.';
 
-CREATE FUNCTION tide.outbox_create_if_not_exists(p_name text, p_retention_hours integer DEFAULT 24)
+CREATE OR REPLACE FUNCTION tide.outbox_create_if_not_exists(p_name text, p_retention_hours integer DEFAULT 24)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -69,7 +69,7 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_create_if_not_exists(text, integer) IS
 'Like tide.outbox_create, but an existing outbox is kept as it is. Returns whether it was made now.';
 
-CREATE FUNCTION tide.outbox_drop(p_name text, p_if_exists boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION tide.outbox_drop(p_name text, p_if_exists boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
@@ -114,7 +114,7 @@ COMMENT ON FUNCTION tide.outbox_drop(text, boolean) IS
 -- A disabled outbox has a trigger that refuses every row, so that an enabled
 -- one costs its publishers no look-up. Making or dropping it waits for open
 -- publishers of this outbox: tried shortly, several times.
-CREATE FUNCTION tide._switch_outbox(p_name text, p_enabled boolean)
+CREATE OR REPLACE FUNCTION tide._switch_outbox(p_name text, p_enabled boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
@@ -140,7 +140,7 @@ BEGIN
               HINT = 'Try again; look in pg_stat_activity for transactions that stay open.';
 END $$;
 
-CREATE FUNCTION tide.outbox_enable(p_name text)
+CREATE OR REPLACE FUNCTION tide.outbox_enable(p_name text)
 RETURNS void
 LANGUAGE sql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -150,7 +150,7 @@ $$;
 COMMENT ON FUNCTION tide.outbox_enable(text) IS
 'Lets the outbox accept messages again.';
 
-CREATE FUNCTION tide.outbox_disable(p_name text)
+CREATE OR REPLACE FUNCTION tide.outbox_disable(p_name text)
 RETURNS void
 LANGUAGE sql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -160,7 +160,7 @@ $$;
 COMMENT ON FUNCTION tide.outbox_disable(text) IS
 'Makes the outbox refuse new messages, by tide.outbox_publish and by INSERT into its table. What is in it is still delivered. Error when other transactions are publishing to it just now and stay open.';
 
-CREATE FUNCTION tide.outbox_list()
+CREATE OR REPLACE FUNCTION tide.outbox_list()
 RETURNS TABLE (outbox_name text, table_name name, enabled boolean, retention interval, created_at timestamptz)
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -169,7 +169,7 @@ $$;
 
 COMMENT ON FUNCTION tide.outbox_list() IS 'All outboxes with their tables and retention.';
 
-CREATE FUNCTION tide.outbox_status(p_name text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION tide.outbox_status(p_name text DEFAULT NULL)
 RETURNS TABLE (outbox_name text, enabled boolean, retention interval, pending_count bigint,
                oldest_pending_at timestamptz, max_pending_id bigint, consumer_groups bigint, pipelines bigint,
                leaves bigint, partitioned_until timestamptz, total_bytes bigint)

@@ -9,7 +9,7 @@
 -- default partition: attaching beside one would have to lock it.
 
 -- Largest period that is at most a quarter of the retention.
-CREATE FUNCTION tide._partition_period(p_retention interval)
+CREATE OR REPLACE FUNCTION tide._partition_period(p_retention interval)
 RETURNS interval
 LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT coalesce(max(p.period), interval '1 hour')
@@ -17,7 +17,7 @@ LANGUAGE sql IMMUTABLE STRICT AS $$
      WHERE p.period <= p_retention / 4
 $$;
 
-CREATE FUNCTION tide._leaves(p_outbox tide.outbox)
+CREATE OR REPLACE FUNCTION tide._leaves(p_outbox tide.outbox)
 RETURNS TABLE (leaf name, relid oid, lower_bound timestamptz, upper_bound timestamptz)
 LANGUAGE sql STABLE
 SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
@@ -35,7 +35,7 @@ $$;
 
 -- The leaves to make from p_from on: four periods beyond the current one, a
 -- wide one up to three days ahead when four periods end earlier, and the rest.
-CREATE FUNCTION tide._wanted_leaves(p_outbox tide.outbox, p_from timestamptz, p_now timestamptz)
+CREATE OR REPLACE FUNCTION tide._wanted_leaves(p_outbox tide.outbox, p_from timestamptz, p_now timestamptz)
 RETURNS TABLE (leaf text, lower_bound timestamptz, upper_bound timestamptz)
 LANGUAGE plpgsql STABLE
 SET timezone = 'UTC' AS $$
@@ -43,7 +43,7 @@ DECLARE
     v_period  interval := p_outbox.partition_period;
     v_current timestamptz := date_bin(v_period, p_now, '2001-01-01 00:00:00+00');
     v_near    timestamptz := v_current + v_period * 5;
-    v_far     timestamptz := v_current + interval '72 hours';
+    v_far     timestamptz := v_current + v_period + interval '72 hours';
 BEGIN
     lower_bound := p_from;
     WHILE lower_bound < v_near LOOP
@@ -67,7 +67,7 @@ END $$;
 
 -- A table that is ready to be attached, its indexes included, so that the
 -- outbox is locked for the attachment only.
-CREATE FUNCTION tide._create_leaf(p_leaf text)
+CREATE OR REPLACE FUNCTION tide._create_leaf(p_leaf text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -76,7 +76,7 @@ BEGIN
     EXECUTE format('CREATE INDEX ON tide.%I (xid)', p_leaf);
 END $$;
 
-CREATE FUNCTION tide._attach_leaf(p_outbox tide.outbox, p_leaf text, p_lower timestamptz, p_upper timestamptz)
+CREATE OR REPLACE FUNCTION tide._attach_leaf(p_outbox tide.outbox, p_leaf text, p_lower timestamptz, p_upper timestamptz)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET timezone = 'UTC' SET datestyle = 'ISO' AS $$

@@ -3,7 +3,7 @@
 -- SECURITY INVOKER and without a SET clause, both of which would cost: the
 -- caller's own right to INSERT decides, and every name is qualified.
 
-CREATE FUNCTION tide.outbox_publish(p_name text, p_payload jsonb, p_headers jsonb DEFAULT '{}')
+CREATE OR REPLACE FUNCTION tide.outbox_publish(p_name text, p_payload jsonb, p_headers jsonb DEFAULT '{}')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -19,7 +19,7 @@ COMMENT ON FUNCTION tide.outbox_publish(text, jsonb, jsonb) IS
 'Publishes a message in the current transaction and returns its id. Errors: unknown or disabled outbox, payload is SQL NULL, headers are not a JSON object.';
 
 -- Why a publish was refused; raises always.
-CREATE FUNCTION tide._publish_refused(p_name text, p_payload jsonb, p_headers jsonb)
+CREATE OR REPLACE FUNCTION tide._publish_refused(p_name text, p_payload jsonb, p_headers jsonb)
 RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -50,7 +50,7 @@ BEGIN
 END $$;
 
 -- Refuses a row of a disabled outbox, or of one that does not exist.
-CREATE FUNCTION tide._refuse_message()
+CREATE OR REPLACE FUNCTION tide._refuse_message()
 RETURNS trigger
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -64,7 +64,7 @@ CREATE TABLE tide.outbox_unknown PARTITION OF tide.outbox_message DEFAULT;
 CREATE TRIGGER unknown BEFORE INSERT ON tide.outbox_unknown
     FOR EACH ROW EXECUTE FUNCTION tide._refuse_message();
 
-CREATE FUNCTION tide.outbox_publish_batch(p_name text, p_payloads jsonb[], p_headers jsonb[] DEFAULT NULL)
+CREATE OR REPLACE FUNCTION tide.outbox_publish_batch(p_name text, p_payloads jsonb[], p_headers jsonb[] DEFAULT NULL)
 RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

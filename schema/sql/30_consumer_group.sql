@@ -2,7 +2,7 @@
 
 -- The current snapshot with the calling transaction counted as in progress.
 -- (A snapshot leaves its own transaction out, and so would call it finished.)
-CREATE FUNCTION tide._snapshot()
+CREATE OR REPLACE FUNCTION tide._snapshot()
 RETURNS pg_snapshot
 LANGUAGE sql VOLATILE AS $$
     SELECT CASE
@@ -15,7 +15,7 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 
 -- Whether a relay that is alive owns the pipeline bound to a group.
-CREATE FUNCTION tide._live_owner(p_pipeline_id integer)
+CREATE OR REPLACE FUNCTION tide._live_owner(p_pipeline_id integer)
 RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT o.member_name
@@ -27,7 +27,7 @@ LANGUAGE sql STABLE AS $$
                       AND l.classid = 1953064045 AND l.objid = o.member_id::oid AND l.objsubid = 2)
 $$;
 
-CREATE FUNCTION tide.create_consumer_group(p_name text, p_outbox text,
+CREATE OR REPLACE FUNCTION tide.create_consumer_group(p_name text, p_outbox text,
                                            p_auto_offset_reset text DEFAULT 'earliest',
                                            p_if_not_exists boolean DEFAULT false)
 RETURNS void
@@ -65,7 +65,7 @@ END $$;
 COMMENT ON FUNCTION tide.create_consumer_group(text, text, text, boolean) IS
 'Makes a consumer group of an outbox. p_auto_offset_reset says where it begins: earliest, latest (what commits from now on) or none (where tide.commit_offset puts it). Error when the group exists, unless p_if_not_exists.';
 
-CREATE FUNCTION tide.drop_consumer_group(p_name text, p_outbox text, p_if_exists boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION tide.drop_consumer_group(p_name text, p_outbox text, p_if_exists boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -94,7 +94,7 @@ COMMENT ON FUNCTION tide.drop_consumer_group(text, text, boolean) IS
 
 -- Condition on a message m that a snapshot does not see it. Written out, so
 -- that the index on xid serves it however old the oldest open transaction is.
-CREATE FUNCTION tide._unseen(p_snapshot pg_snapshot)
+CREATE OR REPLACE FUNCTION tide._unseen(p_snapshot pg_snapshot)
 RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT format('(m.xid >= %L::xid8%s)', pg_snapshot_xmax(p_snapshot),
@@ -106,7 +106,7 @@ $$;
 -- Condition on a message m that holds while it is not delivered to the group;
 -- the rule is stated at tide.group_cursor. Snapshots of another cluster or
 -- timeline mean nothing here: then ids above the low-water mark count.
-CREATE FUNCTION tide._undelivered(p_cursor tide.group_cursor)
+CREATE OR REPLACE FUNCTION tide._undelivered(p_cursor tide.group_cursor)
 RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE
@@ -120,7 +120,7 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Condition on a message m of an outbox: at least one group lacks it.
-CREATE FUNCTION tide._undelivered_to_any(p_outbox_id integer)
+CREATE OR REPLACE FUNCTION tide._undelivered_to_any(p_outbox_id integer)
 RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce('(' || string_agg(tide._undelivered(c), ' OR ') || ')', 'true')
@@ -129,7 +129,7 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Messages that are committed: visible, and not of this very transaction.
-CREATE FUNCTION tide._count_messages(p_outbox tide.outbox, p_condition text,
+CREATE OR REPLACE FUNCTION tide._count_messages(p_outbox tide.outbox, p_condition text,
                                      OUT pending_count bigint, OUT oldest_at timestamptz, OUT max_id bigint)
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -139,14 +139,14 @@ BEGIN
        INTO pending_count, oldest_at, max_id;
 END $$;
 
-CREATE FUNCTION tide._pending(p_outbox tide.outbox,
+CREATE OR REPLACE FUNCTION tide._pending(p_outbox tide.outbox,
                               OUT pending_count bigint, OUT oldest_at timestamptz, OUT max_id bigint)
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM tide._count_messages(p_outbox, tide._undelivered_to_any(p_outbox.outbox_id))
 $$;
 
-CREATE FUNCTION tide._group_lag(p_outbox tide.outbox, p_cursor tide.group_cursor)
+CREATE OR REPLACE FUNCTION tide._group_lag(p_outbox tide.outbox, p_cursor tide.group_cursor)
 RETURNS bigint
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -156,7 +156,7 @@ $$;
 -- ------------------------------------------------------ a consumer in SQL
 
 -- For a change to a position: the group, locked, and free of a live relay.
-CREATE FUNCTION tide._free_group(p_group text, p_outbox tide.outbox)
+CREATE OR REPLACE FUNCTION tide._free_group(p_group text, p_outbox tide.outbox)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -175,7 +175,7 @@ BEGIN
     RETURN v_group_id;
 END $$;
 
-CREATE FUNCTION tide.poll_outbox(p_group text, p_outbox text, p_limit integer DEFAULT 100)
+CREATE OR REPLACE FUNCTION tide.poll_outbox(p_group text, p_outbox text, p_limit integer DEFAULT 100)
 RETURNS TABLE (id bigint, created_at timestamptz, headers jsonb, payload jsonb)
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -238,7 +238,7 @@ END $$;
 COMMENT ON FUNCTION tide.poll_outbox(text, text, integer) IS
 'For a consumer of your own: up to p_limit messages not yet delivered to the group, in id order. The same messages come again until tide.commit_offset was called with the last id dealt with. One consumer per group. Error while a relay runs the group''s pipeline.';
 
-CREATE FUNCTION tide.commit_offset(p_group text, p_outbox text, p_offset bigint)
+CREATE OR REPLACE FUNCTION tide.commit_offset(p_group text, p_outbox text, p_offset bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

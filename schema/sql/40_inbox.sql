@@ -3,7 +3,7 @@
 -- The functions for an application are SECURITY INVOKER: a role that may
 -- SELECT and UPDATE the inbox's table may use them (tide.inbox_grant_process).
 
-CREATE FUNCTION tide.inbox_create(p_name text, p_max_retries integer DEFAULT 3,
+CREATE OR REPLACE FUNCTION tide.inbox_create(p_name text, p_max_retries integer DEFAULT 3,
                                   p_processed_retention_hours integer DEFAULT 72,
                                   p_dlq_retention_hours integer DEFAULT 0)
 RETURNS void
@@ -66,7 +66,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_create(text, integer, integer, integer) IS
 'Makes an inbox and its table tide."<name>_inbox". p_max_retries: failures after which a message is a dead letter. p_processed_retention_hours: how long processed messages are kept, and with them the knowledge of duplicates. p_dlq_retention_hours: likewise for dead letters, 0 for ever. Error when the inbox exists.';
 
-CREATE FUNCTION tide.inbox_create_if_not_exists(p_name text, p_max_retries integer DEFAULT 3,
+CREATE OR REPLACE FUNCTION tide.inbox_create_if_not_exists(p_name text, p_max_retries integer DEFAULT 3,
                                                 p_processed_retention_hours integer DEFAULT 72,
                                                 p_dlq_retention_hours integer DEFAULT 0)
 RETURNS boolean
@@ -86,7 +86,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_create_if_not_exists(text, integer, integer, integer) IS
 'Like tide.inbox_create, but an existing inbox is kept as it is. Returns whether it was made now.';
 
-CREATE FUNCTION tide.inbox_drop(p_name text, p_if_exists boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION tide.inbox_drop(p_name text, p_if_exists boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -113,7 +113,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_drop(text, boolean) IS
 'Drops an inbox with its messages. Refused while a pipeline uses it. p_if_exists: no error when there is none.';
 
-CREATE FUNCTION tide.inbox_list()
+CREATE OR REPLACE FUNCTION tide.inbox_list()
 RETURNS TABLE (inbox_name text, table_name name, max_retries integer, processed_retention interval,
                dlq_retention interval, created_at timestamptz)
 LANGUAGE sql STABLE
@@ -126,7 +126,7 @@ COMMENT ON FUNCTION tide.inbox_list() IS
 'All inboxes with their tables and settings; dlq_retention is null when dead letters are kept for ever.';
 
 -- Counts of one inbox.
-CREATE FUNCTION tide._inbox_counts(p_inbox tide.inbox, OUT pending bigint, OUT claimed bigint, OUT processed bigint,
+CREATE OR REPLACE FUNCTION tide._inbox_counts(p_inbox tide.inbox, OUT pending bigint, OUT claimed bigint, OUT processed bigint,
                                    OUT dead_letter bigint, OUT oldest_pending_at timestamptz)
 LANGUAGE plpgsql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -142,7 +142,7 @@ BEGIN
       USING p_inbox.max_retries;
 END $$;
 
-CREATE FUNCTION tide.inbox_status(p_name text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION tide.inbox_status(p_name text DEFAULT NULL)
 RETURNS TABLE (inbox_name text, pending bigint, claimed bigint, processed bigint, dead_letter bigint,
                oldest_pending_at timestamptz, accepted bigint, duplicates bigint, pipelines bigint, total_bytes bigint)
 LANGUAGE plpgsql STABLE

@@ -2,7 +2,7 @@
 -- and retry_count is below the inbox's max_retries; from there on it is a dead
 -- letter until it is replayed.
 
-CREATE FUNCTION tide._no_such_event(p_inbox tide.inbox, p_event_id text)
+CREATE OR REPLACE FUNCTION tide._no_such_event(p_inbox tide.inbox, p_event_id text)
 RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -15,7 +15,7 @@ BEGIN
               HINT = format('Look for it with SELECT event_id FROM tide.%I ORDER BY id.', p_inbox.table_name);
 END $$;
 
-CREATE FUNCTION tide.inbox_mark_processed(p_name text, p_event_id text)
+CREATE OR REPLACE FUNCTION tide.inbox_mark_processed(p_name text, p_event_id text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -38,7 +38,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_mark_processed(text, text) IS
 'Marks a message as processed, best in the transaction that did the work. Returns true, or false when it was marked already. Error when there is no such event id.';
 
-CREATE FUNCTION tide.inbox_mark_failed(p_name text, p_event_id text, p_error text)
+CREATE OR REPLACE FUNCTION tide.inbox_mark_failed(p_name text, p_event_id text, p_error text)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -64,7 +64,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_mark_failed(text, text, text) IS
 'Counts a failed attempt and keeps its error; returns the new retry_count. At max_retries the message is a dead letter. Error when there is no such event id, or the message is processed.';
 
-CREATE FUNCTION tide.inbox_claim(p_name text, p_limit integer DEFAULT 10, p_visibility interval DEFAULT '30 seconds')
+CREATE OR REPLACE FUNCTION tide.inbox_claim(p_name text, p_limit integer DEFAULT 10, p_visibility interval DEFAULT '30 seconds')
 RETURNS TABLE (id bigint, event_id text, source text, payload jsonb, headers jsonb,
                received_at timestamptz, retry_count integer, claimed_until timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -98,7 +98,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_claim(text, integer, interval) IS
 'Claims up to p_limit pending messages in id order and returns them; other callers do not get them for p_visibility. Then mark each processed or failed; an unmarked one comes again afterwards.';
 
-CREATE FUNCTION tide.replay_inbox_messages(p_name text, p_event_ids text[])
+CREATE OR REPLACE FUNCTION tide.replay_inbox_messages(p_name text, p_event_ids text[])
 RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

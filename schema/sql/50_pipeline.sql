@@ -1,7 +1,7 @@
 -- Pipelines: configured, bound to a consumer group, switched, listed.
 
 -- What both directions check alike.
-CREATE FUNCTION tide._check_pipeline(p_name text, p_direction text, p_batch_size integer, p_enabled boolean, p_relay_group text)
+CREATE OR REPLACE FUNCTION tide._check_pipeline(p_name text, p_direction text, p_batch_size integer, p_enabled boolean, p_relay_group text)
 RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -25,7 +25,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION tide._check_connector(p_name text, p_direction text, p_connector text)
+CREATE OR REPLACE FUNCTION tide._check_connector(p_name text, p_direction text, p_connector text)
 RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -43,7 +43,7 @@ END $$;
 -- The group a forward pipeline reads as: the one its config names; else the
 -- one it already has; else the only unclaimed group of the outbox; else an
 -- implicit group of the pipeline's own name.
-CREATE FUNCTION tide._bind_group(p_pipeline text, p_outbox tide.outbox, p_wanted text)
+CREATE OR REPLACE FUNCTION tide._bind_group(p_pipeline text, p_outbox tide.outbox, p_wanted text)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -84,7 +84,7 @@ BEGIN
     RETURN v_group.group_id;
 END $$;
 
-CREATE FUNCTION tide.relay_set_outbox(p_name text, p_outbox text, p_sink text, p_config jsonb,
+CREATE OR REPLACE FUNCTION tide.relay_set_outbox(p_name text, p_outbox text, p_sink text, p_config jsonb,
                                       p_batch_size integer DEFAULT 100, p_enabled boolean DEFAULT true,
                                       p_relay_group text DEFAULT 'default')
 RETURNS void
@@ -118,7 +118,7 @@ END $$;
 COMMENT ON FUNCTION tide.relay_set_outbox(text, text, text, jsonb, integer, boolean, text) IS
 'Makes or replaces a forward pipeline: outbox to p_sink (kafka, nats). The options of p_config are in tide.connector_option. p_batch_size in messages. Errors name the wrong key or value.';
 
-CREATE FUNCTION tide.relay_set_inbox(p_name text, p_inbox text, p_config jsonb,
+CREATE OR REPLACE FUNCTION tide.relay_set_inbox(p_name text, p_inbox text, p_config jsonb,
                                      p_batch_size integer DEFAULT 100, p_source text DEFAULT 'nats',
                                      p_enabled boolean DEFAULT true, p_max_retries integer DEFAULT 3,
                                      p_idempotent boolean DEFAULT true, p_relay_group text DEFAULT 'default')
@@ -153,7 +153,7 @@ END $$;
 COMMENT ON FUNCTION tide.relay_set_inbox(text, text, jsonb, integer, text, boolean, integer, boolean, text) IS
 'Makes or replaces a reverse pipeline: p_source (nats) to an inbox. The options of p_config are in tide.connector_option. p_max_retries: attempts to store a message before it is a dead letter. p_idempotent: recognise repeated messages without an id by their content.';
 
-CREATE FUNCTION tide.relay_enable(p_name text)
+CREATE OR REPLACE FUNCTION tide.relay_enable(p_name text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -164,7 +164,7 @@ END $$;
 
 COMMENT ON FUNCTION tide.relay_enable(text) IS 'Lets relays run the pipeline.';
 
-CREATE FUNCTION tide.relay_disable(p_name text)
+CREATE OR REPLACE FUNCTION tide.relay_disable(p_name text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -176,7 +176,7 @@ END $$;
 COMMENT ON FUNCTION tide.relay_disable(text) IS
 'Stops the pipeline; its position is kept, and what is published meanwhile waits.';
 
-CREATE FUNCTION tide.relay_delete(p_name text)
+CREATE OR REPLACE FUNCTION tide.relay_delete(p_name text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -190,7 +190,7 @@ END $$;
 COMMENT ON FUNCTION tide.relay_delete(text) IS
 'Deletes a pipeline. Its consumer group and position stay, unless the group was made for this pipeline.';
 
-CREATE FUNCTION tide.relay_list_configs()
+CREATE OR REPLACE FUNCTION tide.relay_list_configs()
 RETURNS TABLE (name text, direction text, outbox text, inbox text, connector text, consumer_group text, config jsonb,
                batch_size integer, enabled boolean, relay_group text, max_retries integer, idempotent boolean,
                created_at timestamptz, updated_at timestamptz)
@@ -207,7 +207,7 @@ $$;
 
 COMMENT ON FUNCTION tide.relay_list_configs() IS 'All pipelines as they are configured.';
 
-CREATE FUNCTION tide.relay_get_config(p_name text)
+CREATE OR REPLACE FUNCTION tide.relay_get_config(p_name text)
 RETURNS TABLE (name text, direction text, outbox text, inbox text, connector text, consumer_group text, config jsonb,
                batch_size integer, enabled boolean, relay_group text, max_retries integer, idempotent boolean,
                created_at timestamptz, updated_at timestamptz)

@@ -3,8 +3,8 @@
 CREATE TABLE tide.connector_option (
     connector   text NOT NULL,          -- '*': every connector of the direction
     direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
-    key         text NOT NULL,          -- 'retry.max_ms': max_ms inside retry
-    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template')),
+    key         text NOT NULL,          -- 'retry.max': max inside retry
+    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
     required    boolean NOT NULL DEFAULT false,
     allowed     text[],
     minimum     bigint,
@@ -14,47 +14,25 @@ CREATE TABLE tide.connector_option (
 );
 
 COMMENT ON TABLE tide.connector_option IS
-'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}.';
+'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}. duration: "250ms", "3s", "5m", "2h", or a number of milliseconds; minimum and maximum are in milliseconds. secret: only a reference, "${file:/absolute/path}" or "${env:NAME}". setting: a text or such a reference.';
 
 INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
 ('forward', '*', 'consumer_group', 'text', false, NULL, NULL, NULL, 'Consumer group that the pipeline reads as; it must exist and belong to no other pipeline.'),
 ('forward', '*', 'max_in_flight', 'integer', false, NULL, 1, 100000, 'Messages sent and not yet acknowledged, at most.'),
 ('forward', '*', 'encoding', 'text', false, '{raw}', NULL, NULL, 'raw: the value is the payload as published.'),
 ('forward', '*', 'retry', 'object', false, NULL, NULL, NULL, 'Backoff after a failure that may pass.'),
-('forward', '*', 'retry.initial_ms', 'integer', false, NULL, 1, 60000, 'First pause, in milliseconds.'),
-('forward', '*', 'retry.max_ms', 'integer', false, NULL, 1, 3600000, 'Longest pause, in milliseconds.'),
+('forward', '*', 'retry.initial', 'duration', false, NULL, 1, 60000, 'First pause: "100ms", "1s", or a number of milliseconds.'),
+('forward', '*', 'retry.max', 'duration', false, NULL, 1, 3600000, 'Longest pause: "3s", "1m", or a number of milliseconds.'),
 ('reverse', '*', 'retry', 'object', false, NULL, NULL, NULL, 'Backoff after a failure that may pass.'),
-('reverse', '*', 'retry.initial_ms', 'integer', false, NULL, 1, 60000, 'First pause, in milliseconds.'),
-('reverse', '*', 'retry.max_ms', 'integer', false, NULL, 1, 3600000, 'Longest pause, in milliseconds.'),
-('forward', 'kafka', 'brokers', 'text_list', true, NULL, NULL, NULL, 'Bootstrap brokers, host:port.'),
-('forward', 'kafka', 'topic', 'template', true, NULL, NULL, NULL, 'Topic.'),
-('forward', 'kafka', 'key', 'template', false, NULL, NULL, NULL, 'Record key; equal keys keep their order.'),
-('forward', 'kafka', 'partition', 'integer', false, NULL, 0, 1000000, 'Topic partition; without it the key decides.'),
-('forward', 'kafka', 'acks', 'text', false, '{all,-1,1,0}', NULL, NULL, 'Acknowledgements that a record needs; all and -1 mean every in-sync replica.'),
-('forward', 'kafka', 'compression', 'text', false, '{none,gzip,snappy,lz4,zstd}', NULL, NULL, 'Compression of record batches.'),
-('forward', 'kafka', 'linger_ms', 'integer', false, NULL, 0, 10000, 'Wait for more records before a batch is sent, in milliseconds.'),
-('forward', 'kafka', 'batch_bytes', 'integer', false, NULL, 1024, 100000000, 'Size of a record batch, in bytes, at most.'),
-('forward', 'kafka', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the topic''s tail is read so that nothing is sent twice.'),
-('forward', 'kafka', 'client_id', 'text', false, NULL, NULL, NULL, 'Client id shown by the broker.'),
-('forward', 'kafka', 'librdkafka', 'object', false, NULL, NULL, NULL, 'Further properties of librdkafka, by their names there; not those on which delivery rests, and no secrets.'),
-('forward', 'nats', 'url', 'text_list', true, NULL, NULL, NULL, 'Servers, nats://host:port.'),
-('forward', 'nats', 'subject', 'template', true, NULL, NULL, NULL, 'Subject.'),
-('forward', 'nats', 'stream', 'text', false, NULL, NULL, NULL, 'Stream that must take the subject.'),
-('forward', 'nats', 'create_stream', 'boolean', false, NULL, NULL, NULL, 'Whether a missing stream is created.'),
-('forward', 'nats', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the stream''s tail is read so that nothing is sent twice.'),
-('reverse', 'nats', 'url', 'text_list', true, NULL, NULL, NULL, 'Servers, nats://host:port.'),
-('reverse', 'nats', 'subject', 'text', true, NULL, NULL, NULL, 'Subject to receive, wildcards allowed.'),
-('reverse', 'nats', 'stream', 'text', false, NULL, NULL, NULL, 'Stream to read; without it the one that covers the subject.'),
-('reverse', 'nats', 'create_stream', 'boolean', false, NULL, NULL, NULL, 'Whether a missing stream is created.'),
-('reverse', 'nats', 'durable', 'text', false, NULL, NULL, NULL, 'Name of the durable consumer; without it the queue group''s.'),
-('reverse', 'nats', 'queue_group', 'text', false, NULL, NULL, NULL, 'Queue group that shares the messages.'),
-('reverse', 'nats', 'message_id_header', 'text', false, NULL, NULL, NULL, 'Header whose value is the event id.'),
-('reverse', 'nats', 'dedup_key', 'text', false, NULL, NULL, NULL, 'Path into the payload, with dots, to what makes two messages without an id the same; without it the whole content.');
+('reverse', '*', 'retry.initial', 'duration', false, NULL, 1, 60000, 'First pause: "100ms", "1s", or a number of milliseconds.'),
+('reverse', '*', 'retry.max', 'duration', false, NULL, 1, 3600000, 'Longest pause: "3s", "1m", or a number of milliseconds.'),
+('reverse', '*', 'message_id_header', 'text', false, NULL, NULL, NULL, 'Header whose value is the event id.'),
+('reverse', '*', 'dedup_key', 'text', false, NULL, NULL, NULL, 'Path into the payload, with dots, to what makes two messages without an id the same; without it the whole content.');
 
 -- Placeholders: {name} and {headers.name} from the headers, {payload.a.b} from
 -- the payload, {outbox}, {pipeline}, {id}; {{ and }} stand for braces. Returns
 -- what is wrong, or null.
-CREATE FUNCTION tide._template_error(p_template text)
+CREATE OR REPLACE FUNCTION tide._template_error(p_template text)
 RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
@@ -74,7 +52,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION tide._text_list(p_value jsonb)
+CREATE OR REPLACE FUNCTION tide._text_list(p_value jsonb)
 RETURNS text[]
 LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT CASE jsonb_typeof(p_value)
@@ -83,8 +61,29 @@ LANGUAGE sql IMMUTABLE STRICT AS $$
            END
 $$;
 
+-- Milliseconds of 250, "250ms", "3s", "5m", "2h"; null when it is none of these.
+CREATE OR REPLACE FUNCTION tide._duration_ms(p_value jsonb)
+RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT m[1]::bigint * CASE m[2] WHEN 's' THEN 1000 WHEN 'm' THEN 60000 WHEN 'min' THEN 60000 WHEN 'h' THEN 3600000 ELSE 1 END
+      FROM regexp_match(p_value #>> '{}', '^\s*([0-9]{1,12})\s*(ms|s|m|min|h)?\s*$') m
+$$;
+
+-- What is wrong with a reference to a secret, or null. Never shows the value:
+-- it may be the secret itself.
+CREATE OR REPLACE FUNCTION tide._reference_error(p_text text)
+RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN p_text ~ '^\$\{file:/[^}]+\}$' THEN NULL
+        WHEN p_text ~ '^\$\{env:PG_TIDE_' THEN 'names a variable that belongs to pg-tide itself; use a variable of another name'
+        WHEN p_text ~ '^\$\{env:[A-Za-z0-9_]+\}$' THEN NULL
+        ELSE 'must be a reference, "${file:/absolute/path}" or "${env:NAME}", which the relay reads: secrets are never kept in SQL'
+    END
+$$;
+
 -- What is wrong with one value, or null.
-CREATE FUNCTION tide._option_error(p_option tide.connector_option, p_value jsonb)
+CREATE OR REPLACE FUNCTION tide._option_error(p_option tide.connector_option, p_value jsonb)
 RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -107,6 +106,19 @@ BEGIN
                 RETURN format('is %s; it must be a text', p_value);
             END IF;
             RETURN tide._template_error(v_text);
+        WHEN 'secret' THEN
+            RETURN tide._reference_error(v_text);
+        WHEN 'setting' THEN
+            IF v_type <> 'string' OR v_text = '' THEN
+                RETURN format('is %s; it must be a text', p_value);
+            ELSIF starts_with(v_text, '${') THEN
+                RETURN tide._reference_error(v_text);
+            END IF;
+        WHEN 'duration' THEN
+            IF NOT coalesce(tide._duration_ms(p_value) BETWEEN p_option.minimum AND p_option.maximum, false) THEN
+                RETURN format('is %s; it must be a duration such as "250ms", "3s" or "5m", from %s to %s ms', p_value,
+                              p_option.minimum, p_option.maximum);
+            END IF;
         WHEN 'integer' THEN
             IF v_type <> 'number' OR v_text !~ '^-?[0-9]{1,18}$'
                OR v_text::bigint NOT BETWEEN coalesce(p_option.minimum, v_text::bigint) AND coalesce(p_option.maximum, v_text::bigint) THEN
@@ -131,7 +143,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION tide._check_librdkafka(p_pipeline text, p_properties jsonb)
+CREATE OR REPLACE FUNCTION tide._check_librdkafka(p_pipeline text, p_properties jsonb)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -141,7 +153,7 @@ BEGIN
         IF v_entry.key ~ '(password|secret|oauthbearer\.config|\.pem$)' THEN
             RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" is a secret', v_entry.key, p_pipeline
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Secrets are never kept in SQL; credentials by reference to a file or variable come in a later release.';
+                      HINT = 'Secrets are never kept in SQL; use the option of its own, such as "sasl_password", with "${file:/absolute/path}" or "${env:NAME}".';
         ELSIF v_entry.key IN ('bootstrap.servers', 'metadata.broker.list', 'enable.idempotence', 'enable.gapless.guarantee',
                               'acks', 'request.required.acks', 'transactional.id', 'delivery.report.only.error') THEN
             RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" cannot be set: delivery rests on it', v_entry.key, p_pipeline
@@ -156,7 +168,7 @@ END $$;
 
 -- Raises the first thing that is wrong with the config, by key. Values of
 -- unknown keys are not shown: they may be secrets.
-CREATE FUNCTION tide._check_config(p_pipeline text, p_direction text, p_connector text, p_config jsonb)
+CREATE OR REPLACE FUNCTION tide._check_config(p_pipeline text, p_direction text, p_connector text, p_config jsonb)
 RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -198,7 +210,7 @@ BEGIN
         IF v_option.kind = 'text_list' AND EXISTS (SELECT FROM unnest(tide._text_list(v_entry.value)) u WHERE u LIKE '%@%') THEN
             RAISE EXCEPTION 'key "%" in the config of pipeline "%" contains a user name or password', v_entry.key, p_pipeline
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Secrets are never kept in SQL. Write the address as host:port alone; credentials by reference to a file or variable come in a later release.';
+                      HINT = 'Secrets are never kept in SQL. Write the address as host:port alone, and credentials in options of their own, by reference: "${file:/absolute/path}" or "${env:NAME}".';
         END IF;
     END LOOP;
     PERFORM tide._check_librdkafka(p_pipeline, p_config -> 'librdkafka');

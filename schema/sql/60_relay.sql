@@ -6,7 +6,7 @@
 -- sequence_value was read. (The snapshot's xmax would not do: it is one above
 -- the last finished transaction, and running ones lie above it.)
 -- Each statement of a volatile function sees a snapshot of its own.
-CREATE FUNCTION tide._tick(OUT sequence_value bigint, OUT next_xid bigint, OUT snapshot text)
+CREATE OR REPLACE FUNCTION tide._tick(OUT sequence_value bigint, OUT next_xid bigint, OUT snapshot text)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_snapshot pg_snapshot;
@@ -26,7 +26,7 @@ COMMENT ON FUNCTION tide._tick() IS
 
 -- Makes the caller the owner: a new epoch in the owner row and, for a forward
 -- pipeline, in the group's cursor. The caller holds the advisory lock.
-CREATE FUNCTION tide._acquire(p_pipeline_id integer, p_member_id integer, p_member_name text)
+CREATE OR REPLACE FUNCTION tide._acquire(p_pipeline_id integer, p_member_id integer, p_member_name text)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -69,7 +69,7 @@ COMMENT ON FUNCTION tide._acquire(integer, integer, text) IS
 'For relays: become owner of a pipeline; returns the new epoch.';
 
 -- Number of a stream or topic partition in an inbox.
-CREATE FUNCTION tide._inbox_source(p_inbox_id integer, p_description text)
+CREATE OR REPLACE FUNCTION tide._inbox_source(p_inbox_id integer, p_description text)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -96,7 +96,7 @@ END $$;
 -- a second time). Only when a row is refused is that undone and the batch
 -- reduced to its new messages first. The counter row, locked throughout, keeps
 -- other batches of this inbox out.
-CREATE FUNCTION tide._inbox_write(
+CREATE OR REPLACE FUNCTION tide._inbox_write(
     p_pipeline_id integer,
     p_epoch       bigint,
     p_event_ids   text[],

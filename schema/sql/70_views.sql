@@ -26,7 +26,7 @@ COMMENT ON VIEW tide.consumer_lag IS
 'Per consumer group: who consumes, the highest message id delivered, lag = committed messages not yet delivered (exact; the whole backlog for a group that never committed), and the last sign of life.';
 
 -- Advisory locks of live members and owned pipelines of this database.
-CREATE FUNCTION tide._held_locks()
+CREATE OR REPLACE FUNCTION tide._held_locks()
 RETURNS TABLE (classid bigint, objid bigint)
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -5,7 +5,7 @@
 
 -- Detaches and drops the leaves that are older than the retention and hold
 -- nothing that a group still lacks.
-CREATE FUNCTION tide._drop_passed_leaves(p_outbox tide.outbox, p_now timestamptz)
+CREATE OR REPLACE FUNCTION tide._drop_passed_leaves(p_outbox tide.outbox, p_now timestamptz)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
 SET lock_timeout = '50ms' AS $$
@@ -54,7 +54,7 @@ BEGIN
 END $$;
 
 -- Makes leaves when less than half of what is wanted lies ahead.
-CREATE FUNCTION tide._make_leaves_ahead(p_outbox tide.outbox, p_now timestamptz)
+CREATE OR REPLACE FUNCTION tide._make_leaves_ahead(p_outbox tide.outbox, p_now timestamptz)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
 SET lock_timeout = '50ms' AS $$
@@ -133,7 +133,7 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE FUNCTION tide.maintain_outbox(p_name text)
+CREATE OR REPLACE FUNCTION tide.maintain_outbox(p_name text)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -147,7 +147,7 @@ END $$;
 COMMENT ON FUNCTION tide.maintain_outbox(text) IS
 'Makes the partitions of an outbox that will be needed and drops those that are past its retention and delivered to every group. Returns a row per action: made, closed, dropped, kept (a group holds it), skipped (locked; call again).';
 
-CREATE FUNCTION tide.maintain_outboxes(p_limit integer DEFAULT 10)
+CREATE OR REPLACE FUNCTION tide.maintain_outboxes(p_limit integer DEFAULT 10)
 RETURNS TABLE (outbox_name text, action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

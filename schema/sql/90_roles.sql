@@ -35,7 +35,7 @@ CREATE POLICY read ON tide.outbox_message FOR SELECT USING (true);
 
 -- What publishing needs besides the right on the outbox itself. Only these
 -- columns: id, xid and created_at are never the publisher's choice.
-CREATE FUNCTION tide._grant_publishing(p_role text)
+CREATE OR REPLACE FUNCTION tide._grant_publishing(p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -49,7 +49,7 @@ BEGIN
                    ' tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
 END $$;
 
-CREATE FUNCTION tide._check_role(p_role text)
+CREATE OR REPLACE FUNCTION tide._check_role(p_role text)
 RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -59,7 +59,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION tide.outbox_grant_publish(p_outbox text, p_role text)
+CREATE OR REPLACE FUNCTION tide.outbox_grant_publish(p_outbox text, p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -74,7 +74,7 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_grant_publish(text, text) IS
 'Lets a role publish to this outbox, by tide.outbox_publish and by INSERT (payload, headers) into its table, and to no other.';
 
-CREATE FUNCTION tide.outbox_revoke_publish(p_outbox text, p_role text)
+CREATE OR REPLACE FUNCTION tide.outbox_revoke_publish(p_outbox text, p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -88,7 +88,7 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_revoke_publish(text, text) IS
 'Takes back what tide.outbox_grant_publish gave for this outbox. A role that is a member of tide_publisher keeps that role''s right.';
 
-CREATE FUNCTION tide.inbox_grant_process(p_inbox text, p_role text)
+CREATE OR REPLACE FUNCTION tide.inbox_grant_process(p_inbox text, p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -109,7 +109,7 @@ END $$;
 COMMENT ON FUNCTION tide.inbox_grant_process(text, text) IS
 'Lets a role read and process the messages of this inbox: SELECT on its table, claim, mark, replay.';
 
-CREATE FUNCTION tide.inbox_revoke_process(p_inbox text, p_role text)
+CREATE OR REPLACE FUNCTION tide.inbox_revoke_process(p_inbox text, p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

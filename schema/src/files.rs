@@ -20,6 +20,8 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "45_inbox_messages.sql",
     "50_pipeline.sql",
     "55_options.sql",
+    "56_options_kafka.sql",
+    "57_options_nats.sql",
     "60_relay.sql",
     "70_views.sql",
     "80_retention.sql",

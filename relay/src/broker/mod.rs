@@ -1,3 +1,4 @@
 //! What sinks and sources of one broker share.
 
+pub(crate) mod kafka;
 pub(crate) mod nats;

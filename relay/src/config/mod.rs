@@ -1,9 +1,16 @@
 //! From a pipeline's row in `tide.pipeline` to a typed specification that
-//! cannot be wrong later. No I/O.
+//! cannot be wrong later. No I/O, but for the reading of secrets.
 
+mod kafka;
+mod nats;
 mod options;
 mod pipeline;
+mod secret;
 mod sinks;
+mod tls;
 
+pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
+pub(crate) use nats::{NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};
-pub(crate) use sinks::{Delivery, KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, SinkSpec};
+pub(crate) use secret::{Secret, SecretError, SecretRef};
+pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::secret::{SecretRef, Setting};
 use crate::encode::Template;
 
 /// What is wrong with a configuration.
@@ -44,6 +45,7 @@ pub(crate) struct Options {
     left: Map<String, Value>,
     known: Vec<&'static str>,
     prefix: &'static str,
+    references: Vec<SecretRef>,
 }
 
 impl Options {
@@ -52,6 +54,7 @@ impl Options {
             left: object,
             known: Vec::new(),
             prefix: "",
+            references: Vec::new(),
         }
     }
 
@@ -192,6 +195,68 @@ impl Options {
         Ok(self.number(key, range)?.map(Duration::from_millis))
     }
 
+    /// A number of milliseconds, or a text such as "250ms", "3s", "5m", "2h".
+    /// The range is in milliseconds.
+    pub(crate) fn duration(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<Duration>, OptionError> {
+        let Some(found) = self.take(key) else {
+            return Ok(None);
+        };
+        let millis = match &found {
+            Value::Number(n) => n.as_u64(),
+            Value::String(text) => duration_millis(text),
+            _ => None,
+        };
+        match millis {
+            Some(millis) if range.contains(&millis) => Ok(Some(Duration::from_millis(millis))),
+            _ => Err(OptionError::Bad {
+                key: self.key(key),
+                reason: format!(
+                    "must be a duration such as \"250ms\", \"3s\" or \"5m\", from {} to {} ms, not {found}",
+                    range.start(),
+                    range.end()
+                ),
+            }),
+        }
+    }
+
+    fn parsed<T: std::str::FromStr<Err = String>>(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<T>, OptionError> {
+        self.text(key)?
+            .map(|text| {
+                text.parse().map_err(|reason| OptionError::Bad {
+                    key: self.key(key),
+                    reason,
+                })
+            })
+            .transpose()
+    }
+
+    /// A reference to a secret; the secret itself is refused.
+    pub(crate) fn secret(&mut self, key: &'static str) -> Result<Option<SecretRef>, OptionError> {
+        let secret: Option<SecretRef> = self.parsed(key)?;
+        self.references.extend(secret.clone());
+        Ok(secret)
+    }
+
+    /// A text, or a reference to where it is kept.
+    pub(crate) fn setting(&mut self, key: &'static str) -> Result<Option<Setting>, OptionError> {
+        let setting: Option<Setting> = self.parsed(key)?;
+        self.references
+            .extend(setting.as_ref().and_then(Setting::reference).cloned());
+        Ok(setting)
+    }
+
+    /// All references that were read so far.
+    pub(crate) fn references(&self) -> Vec<SecretRef> {
+        self.references.clone()
+    }
+
     pub(crate) fn template(&mut self, key: &'static str) -> Result<Option<Template>, OptionError> {
         self.text(key)?
             .map(|text| {
@@ -225,6 +290,7 @@ impl Options {
             left,
             known: Vec::new(),
             prefix,
+            references: Vec::new(),
         })
     }
 
@@ -259,5 +325,42 @@ impl Options {
             key: self.key(key),
             nearest,
         })
+    }
+}
+
+/// Milliseconds of "250ms", "3s", "5m", "2h".
+fn duration_millis(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match text[digits..].trim() {
+        "ms" | "" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration_millis;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, want) in [
+            ("250ms", Some(250)),
+            ("3 s", Some(3_000)),
+            ("5m", Some(300_000)),
+            ("2h", Some(7_200_000)),
+            ("40", Some(40)),
+            ("s", None),
+            ("1.5s", None),
+            ("3 days", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(duration_millis(text), want, "{text}");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::options::{OptionError, Options};
-use super::sinks::{KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, SinkSpec};
+use super::secret::SecretRef;
+use super::sinks::{SinkSpec, SourceSpec};
 use crate::encode::Identity;
 
 /// A pipeline as it stands in SQL.
@@ -32,14 +33,16 @@ pub(crate) struct PipelineSpec {
     pub(crate) name: String,
     pub(crate) batch_size: usize,
     pub(crate) retry: Retry,
+    /// Everything that its configuration keeps apart.
+    pub(crate) secrets: Vec<SecretRef>,
     pub(crate) work: Work,
 }
 
 /// What a pipeline does.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Work {
-    Forward(ForwardSpec),
-    Reverse(ReverseSpec),
+    Forward(Box<ForwardSpec>),
+    Reverse(Box<ReverseSpec>),
 }
 
 /// From an outbox to a broker.
@@ -61,7 +64,11 @@ pub(crate) struct ReverseSpec {
     pub(crate) inbox_id: i32,
     /// Whether messages without an id are deduplicated by content.
     pub(crate) idempotent: bool,
-    pub(crate) source: NatsSourceSpec,
+    /// Header whose value is the event id.
+    pub(crate) message_id_header: Option<String>,
+    /// Path into the payload, by dots, to what stands for the content.
+    pub(crate) dedup_key: Option<Vec<String>>,
+    pub(crate) source: SourceSpec,
 }
 
 /// Pauses between attempts: doubling from `initial` up to `max`.
@@ -105,53 +112,45 @@ impl PipelineSpec {
         let mut options = Options::new(map);
         let mut retry = options.object("retry", "retry.")?;
         let initial = retry
-            .millis("initial_ms", 1..=60_000)?
+            .duration("initial", 1..=60_000)?
             .unwrap_or(Duration::from_millis(100));
         let max = retry
-            .millis("max_ms", 1..=3_600_000)?
+            .duration("max", 1..=3_600_000)?
             .unwrap_or(Duration::from_secs(3));
         retry.finish()?;
         let missing = |key: &str| OptionError::Missing { key: key.to_owned() };
-        let not_allowed = |allowed: &str| OptionError::NotAllowed {
-            key: if row.direction == "forward" {
-                "sink"
-            } else {
-                "source"
-            }
-            .into(),
-            allowed: allowed.into(),
-            found: row.connector.clone(),
-        };
         let work = match row.direction.as_str() {
             "forward" => {
                 // Bound to a group in SQL when the pipeline was set.
                 options.text("consumer_group")?;
                 options.one_of("encoding", &[("raw", ())])?;
                 let max_in_flight = options.number("max_in_flight", 1..=100_000)?.unwrap_or(10_000);
-                Work::Forward(ForwardSpec {
+                Work::Forward(Box::new(ForwardSpec {
                     outbox: row.store.clone(),
                     table: row.table.clone(),
                     group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
                     max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
-                    sink: match row.connector.as_str() {
-                        "kafka" => SinkSpec::Kafka(KafkaSinkSpec::read(&mut options)?),
-                        "nats" => SinkSpec::Nats(NatsSinkSpec::read(&mut options)?),
-                        _ => return Err(not_allowed("\"kafka\", \"nats\"")),
-                    },
-                })
+                    sink: SinkSpec::read(&row.connector, &mut options)?,
+                }))
             }
-            _ => Work::Reverse(ReverseSpec {
+            _ => Work::Reverse(Box::new(ReverseSpec {
                 inbox: row.store.clone(),
                 inbox_id: row.inbox_id.ok_or_else(|| missing("inbox"))?,
                 idempotent: row.idempotent,
-                source: match row.connector.as_str() {
-                    "nats" => NatsSourceSpec::read(&mut options)?,
-                    _ => return Err(not_allowed("\"nats\"")),
-                },
-            }),
+                message_id_header: options.text("message_id_header")?,
+                dedup_key: options.text("dedup_key")?.map(|path| {
+                    path.trim_start_matches("payload.")
+                        .split('.')
+                        .map(str::to_owned)
+                        .collect()
+                }),
+                source: SourceSpec::read(&row.connector, &mut options)?,
+            })),
         };
+        let secrets = options.references();
         options.finish()?;
         Ok(Self {
+            secrets,
             id: row.pipeline_id,
             name: row.name.clone(),
             batch_size: usize::try_from(row.batch_size).unwrap_or(1).max(1),
@@ -197,11 +196,10 @@ mod tests {
         let config = json!({"brokers": "localhost:9092", "topic": "order-events", "acks": "all",
                             "compression": "snappy", "key": "{event_type}"});
         let spec = PipelineSpec::read(&row("forward", "kafka", config)).unwrap();
-        let Work::Forward(ForwardSpec {
-            sink: SinkSpec::Kafka(kafka),
-            ..
-        }) = spec.work
-        else {
+        let Work::Forward(forward) = spec.work else {
+            panic!("not a forward pipeline");
+        };
+        let SinkSpec::Kafka(kafka) = forward.sink else {
             panic!("not a Kafka sink");
         };
         assert_eq!((kafka.acks, kafka.compression), ("all", "snappy"));
@@ -242,8 +240,8 @@ mod tests {
                 "\"librdkafka.acks\": delivery rests on this setting; it cannot be changed",
             ),
             (
-                json!({"retry": {"max": 5}}),
-                "unknown key \"retry.max\"; did you mean \"retry.max_ms\"?",
+                json!({"retry": {"maxx": 5}}),
+                "unknown key \"retry.maxx\"; did you mean \"retry.max\"?",
             ),
             (json!({"zzzzzzzzz": 1}), "unknown key \"zzzzzzzzz\""),
         ] {
@@ -264,11 +262,10 @@ mod tests {
         for (subject, want) in [("a.b", "a.b"), ("a.{x}", "a.>"), ("a.b-{x}", "a.>"), ("{x}", ">")] {
             let config = json!({"url": "nats://h", "subject": subject});
             let spec = PipelineSpec::read(&row("forward", "nats", config)).unwrap();
-            let Work::Forward(ForwardSpec {
-                sink: SinkSpec::Nats(nats),
-                ..
-            }) = spec.work
-            else {
+            let Work::Forward(forward) = spec.work else {
+                panic!("not a forward pipeline");
+            };
+            let SinkSpec::Nats(nats) = forward.sink else {
                 panic!("not a NATS sink");
             };
             assert_eq!(nats.subject_pattern(), want);
@@ -277,11 +274,10 @@ mod tests {
 
     /// The options that SQL accepts, read from the schema's own file.
     fn options_in_sql() -> Vec<(String, String, String)> {
-        let (_, sql) = pg_tide_schema::FILES
+        pg_tide_schema::FILES
             .iter()
-            .find(|(name, _)| *name == "55_options.sql")
-            .unwrap();
-        sql.lines()
+            .filter(|(name, _)| name.contains("_options"))
+            .flat_map(|(_, sql)| sql.lines())
             .filter(|line| line.starts_with("('forward'") || line.starts_with("('reverse'"))
             .map(|line| {
                 let mut words = line.split('\'').skip(1).step_by(2).map(str::to_owned);

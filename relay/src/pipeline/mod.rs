@@ -4,6 +4,7 @@ mod backoff;
 mod checkpoints;
 mod forward;
 mod reverse;
+mod secrets;
 
 use std::sync::Arc;
 
@@ -54,6 +55,10 @@ pub(crate) async fn run(
     let mut suspect = None;
     loop {
         status.set(State::Starting);
+        // An attempt ends in good order when its secrets change, and the next
+        // one reads them anew.
+        let attempt_stop = stop.child_token();
+        let watch = secrets::restart_on_change(&spec.secrets, attempt_stop.clone());
         let result = match &spec.work {
             Work::Forward(forward) => {
                 let run = forward::Run {
@@ -62,7 +67,7 @@ pub(crate) async fn run(
                     forward,
                     epoch,
                     status: &status,
-                    stop: &stop,
+                    stop: &attempt_stop,
                 };
                 run.attempt(suspect.take(), &mut backoff).await
             }
@@ -73,12 +78,17 @@ pub(crate) async fn run(
                     reverse,
                     epoch,
                     status: &status,
-                    stop: &stop,
+                    stop: &attempt_stop,
                 };
                 run.attempt(&mut backoff).await
             }
         };
+        drop(watch);
         let failure: Failure = match result {
+            Ok(()) if !stop.is_cancelled() => {
+                tracing::info!(pipeline = spec.name, "its secrets changed: connecting anew");
+                continue;
+            }
             Ok(()) => {
                 status.set(State::Stopped);
                 return Exit::Stopped;

@@ -3,6 +3,7 @@
 //! Messages are acknowledged only after their transaction has committed. A
 //! crash between the two brings them again; the inbox's keys refuse them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::config::{PipelineSpec, ReverseSpec};
 use crate::database::inbox::{self, Batch, Poison, WriteError, Written};
 use crate::failure::Failure;
 use crate::source::identity::Rules;
-use crate::source::nats::{Incoming, NatsSource, headers_json};
+use crate::source::{Incoming, Position, Source};
 use crate::status::{PipelineStatus, State};
 
 /// For how long a batch is filled up under load.
@@ -34,37 +35,32 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Receives until told to stop (`Ok`) or something fails.
     pub(super) async fn attempt(&self, backoff: &mut Backoff) -> Result<(), Failure> {
-        let opening = NatsSource::open(&self.reverse.source, &self.spec.name, self.spec.batch_size);
+        let opening = Source::open(&self.reverse.source, &self.spec.name, self.spec.batch_size);
         let mut source = tokio::select! {
             source = opening => source?,
             () = self.stop.cancelled() => return Ok(()),
         };
-        let source_ref = match &source.stream {
-            Some(stream) => {
-                Some(inbox::source_ref(&self.shared.writers, self.reverse.inbox_id, stream).await?)
-            }
-            None => None,
-        };
-        if let Some(note) = &source.note {
+        if let Some(note) = source.note() {
             tracing::warn!(pipeline = self.spec.name, "{note}");
         }
-        self.status.note(source.note.clone());
+        self.status.note(source.note().map(str::to_owned));
         self.status.set(State::Running);
         let rules = Rules {
-            id_header: self.reverse.source.message_id_header.clone(),
-            dedup_path: self.reverse.source.dedup_key.clone(),
+            id_header: self.reverse.message_id_header.clone(),
+            dedup_path: self.reverse.dedup_key.clone(),
             idempotent: self.reverse.idempotent,
         };
-        let result = self.receive(&mut source, &rules, source_ref, backoff).await;
+        let mut streams = Streams::new();
+        let result = self.receive(&mut source, &rules, &mut streams, backoff).await;
         source.close().await;
         result
     }
 
     async fn receive(
         &self,
-        source: &mut NatsSource,
+        source: &mut Source,
         rules: &Rules,
-        source_ref: Option<i32>,
+        streams: &mut Streams,
         backoff: &mut Backoff,
     ) -> Result<(), Failure> {
         let limit = self.spec.batch_size;
@@ -100,7 +96,8 @@ impl Run<'_> {
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
             }
-            self.store_while_receiving(source, rules, source_ref, &batch, &mut next, &mut stored)
+            self.name_streams(source, streams, &batch).await?;
+            self.store_while_receiving(source, rules, streams, &batch, &mut next, &mut stored)
                 .await?;
             std::mem::swap(&mut stored, &mut batch);
             backoff.reset();
@@ -110,16 +107,15 @@ impl Run<'_> {
     /// Stores a batch while the last one is acknowledged and the next received.
     async fn store_while_receiving(
         &self,
-        source: &mut NatsSource,
+        source: &mut Source,
         rules: &Rules,
-        source_ref: Option<i32>,
+        streams: &Streams,
         batch: &[Incoming],
         next: &mut Vec<Incoming>,
         last: &mut Vec<Incoming>,
     ) -> Result<(), Failure> {
         let storing = async {
-            let (stored, acknowledged) =
-                tokio::join!(self.store(rules, source_ref, batch), acknowledge(last));
+            let (stored, acknowledged) = tokio::join!(self.store(rules, streams, batch), acknowledge(last));
             stored.and(acknowledged)
         };
         tokio::pin!(storing);
@@ -136,28 +132,23 @@ impl Run<'_> {
     }
 
     /// Stores a batch; messages that cannot be stored are put aside.
-    async fn store(
-        &self,
-        rules: &Rules,
-        source_ref: Option<i32>,
-        incoming: &[Incoming],
-    ) -> Result<(), Failure> {
+    async fn store(&self, rules: &Rules, streams: &Streams, incoming: &[Incoming]) -> Result<(), Failure> {
         let mut batch = Batch::default();
         let mut origin = Vec::new();
         for (n, message) in incoming.iter().enumerate() {
-            let payload = &message.message.payload;
+            let payload = &message.payload;
             let json = serde_json::from_slice::<serde::de::IgnoredAny>(payload)
                 .map_err(|e| e.to_string())
                 .and_then(|_| std::str::from_utf8(payload).map_err(|e| e.to_string()));
             match json {
                 Ok(text) => {
-                    add(&mut batch, rules, source_ref, message, text);
+                    add(&mut batch, rules, streams, message, text);
                     origin.push(n);
                 }
                 Err(reason) => {
                     self.dead_letter(
                         rules,
-                        source_ref,
+                        streams,
                         message,
                         &format!("the payload is not JSON: {reason}"),
                     )
@@ -182,7 +173,7 @@ impl Run<'_> {
                     let message = &incoming[origin[from]];
                     self.dead_letter(
                         rules,
-                        source_ref,
+                        streams,
                         message,
                         &format!("the inbox refuses it: {reason}"),
                     )
@@ -201,31 +192,57 @@ impl Run<'_> {
     async fn dead_letter(
         &self,
         rules: &Rules,
-        source_ref: Option<i32>,
-        incoming: &Incoming,
+        streams: &Streams,
+        message: &Incoming,
         error: &str,
     ) -> Result<(), Failure> {
-        let message = &incoming.message;
-        let found = rules.identify(&message.subject, &message.payload, |name| header(message, name));
+        let found = rules.identify(&message.subject, &message.payload, |name| {
+            message.headers.get(name)
+        });
+        let position = stored_position(streams, message.position);
         tracing::warn!(
             pipeline = self.spec.name,
-            subject = message.subject.as_str(),
-            sequence = incoming.sequence,
+            subject = message.subject,
+            sequence = position.map(|(_, sequence)| sequence),
             "dead-lettered: {error}"
         );
         let poison = Poison {
             event_id: found.event_id.as_deref(),
-            source: &format!("nats:{}", message.subject),
-            source_ref,
-            source_seq: incoming.sequence,
+            source: &message.source(),
+            source_ref: position.map(|(source, _)| source),
+            source_seq: position.map(|(_, sequence)| sequence),
             body: &message.payload,
-            headers: &headers_json(message.headers.as_ref()),
+            headers: &message.headers.json(),
             error,
         };
         inbox::dead_letter(&self.shared.writers, &self.spec.name, &poison).await?;
         self.status.dead_lettered(1);
         Ok(())
     }
+
+    /// Gives each stream of a batch its number in the inbox.
+    async fn name_streams(
+        &self,
+        source: &Source,
+        streams: &mut Streams,
+        batch: &[Incoming],
+    ) -> Result<(), Failure> {
+        for position in batch.iter().filter_map(|m| m.position) {
+            if let std::collections::hash_map::Entry::Vacant(entry) = streams.entry(position.stream) {
+                let name = source.stream_name(position.stream);
+                entry.insert(inbox::source_ref(&self.shared.writers, self.reverse.inbox_id, &name).await?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers of the source's streams in the inbox.
+type Streams = HashMap<u32, i32>;
+
+fn stored_position(streams: &Streams, position: Option<Position>) -> Option<(i32, i64)> {
+    let position = position?;
+    Some((*streams.get(&position.stream)?, position.sequence))
 }
 
 /// Acknowledges stored messages; leaves none.
@@ -237,31 +254,16 @@ async fn acknowledge(stored: &mut Vec<Incoming>) -> Result<(), Failure> {
 }
 
 /// Appends a message to the batch.
-fn add(batch: &mut Batch, rules: &Rules, source_ref: Option<i32>, incoming: &Incoming, text: &str) {
-    let message = &incoming.message;
-    let found = rules.identify(&message.subject, &message.payload, |name| header(message, name));
+fn add(batch: &mut Batch, rules: &Rules, streams: &Streams, message: &Incoming, text: &str) {
+    let found = rules.identify(&message.subject, &message.payload, |name| {
+        message.headers.get(name)
+    });
+    let position = stored_position(streams, message.position);
     batch.event_ids.push(found.event_id);
     batch.dedup_keys.push(found.dedup_key);
-    batch
-        .source_refs
-        .push(source_ref.filter(|_| incoming.sequence.is_some()));
-    batch
-        .source_seqs
-        .push(incoming.sequence.filter(|_| source_ref.is_some()));
-    batch.sources.push(format!("nats:{}", message.subject));
+    batch.source_refs.push(position.map(|(source, _)| source));
+    batch.source_seqs.push(position.map(|(_, sequence)| sequence));
+    batch.sources.push(message.source());
     batch.payloads.push(text.to_owned());
-    batch.headers.push(headers_json(message.headers.as_ref()));
-}
-
-fn header<'m>(message: &'m async_nats::Message, name: &str) -> Option<&'m str> {
-    let headers = message.headers.as_ref()?;
-    let exact = headers.get(name);
-    exact
-        .or_else(|| {
-            headers
-                .iter()
-                .find(|(n, _)| n.to_string().eq_ignore_ascii_case(name))
-                .and_then(|(_, values)| values.first())
-        })
-        .map(async_nats::HeaderValue::as_str)
+    batch.headers.push(message.headers.json());
 }

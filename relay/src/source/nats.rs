@@ -1,13 +1,15 @@
 //! NATS as a source: a JetStream durable pull consumer where the server has
 //! JetStream, else a plain queue subscription (at most once, said loudly).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::{self, message::Acker};
-use async_nats::{HeaderMap, Message};
 use futures::{FutureExt, StreamExt};
 
+use super::{Ack, Headers, Incoming, Position};
 use crate::broker::nats::{self, Connection};
 use crate::config::NatsSourceSpec;
 use crate::failure::{Failure, with_causes};
@@ -16,26 +18,6 @@ use crate::failure::{Failure, with_causes};
 /// so that what a dead owner held comes to its successor soon; a redelivered
 /// message that was stored already is refused by its position.
 const ACK_WAIT: Duration = Duration::from_secs(2);
-
-/// A message on its way into an inbox.
-pub(crate) struct Incoming {
-    pub(crate) message: Message,
-    /// Where it lies in its stream; none without JetStream.
-    pub(crate) sequence: Option<i64>,
-    acker: Option<Acker>,
-}
-
-impl Incoming {
-    pub(crate) async fn ack(&self) -> Result<(), Failure> {
-        match &self.acker {
-            Some(acker) => acker
-                .ack()
-                .await
-                .map_err(|e| Failure::transient(format!("nats: acknowledging: {e}"))),
-            None => Ok(()),
-        }
-    }
-}
 
 enum Feed {
     JetStream(Box<pull::Stream>),
@@ -47,10 +29,9 @@ pub(crate) struct NatsSource {
     url: String,
     connection: Connection,
     feed: Feed,
-    /// Names the stream for the inbox's positions; none without JetStream.
-    pub(crate) stream: Option<String>,
-    /// What people should know about this source.
-    pub(crate) note: Option<String>,
+    /// Names the stream for the inbox's positions; empty without JetStream.
+    stream: Arc<str>,
+    note: Option<&'static str>,
 }
 
 impl NatsSource {
@@ -135,7 +116,7 @@ impl NatsSource {
             url: spec.url.clone(),
             connection,
             feed: Feed::JetStream(Box::new(messages)),
-            stream: Some(format!("nats:{name}@{created}")),
+            stream: format!("nats:{name}@{created}").into(),
             note: None,
         })
     }
@@ -158,12 +139,19 @@ impl NatsSource {
             url: spec.url.clone(),
             connection,
             feed: Feed::Plain(subscriber),
-            stream: None,
+            stream: Arc::from(""),
             note: Some(
-                "the NATS server has no JetStream: messages that arrive while the relay is away are lost (at most once)"
-                    .into(),
+                "the NATS server has no JetStream: messages that arrive while the relay is away are lost (at most once)",
             ),
         })
+    }
+
+    pub(crate) fn note(&self) -> Option<&str> {
+        self.note
+    }
+
+    pub(crate) fn stream_name(&self, _stream: u32) -> Arc<str> {
+        Arc::clone(&self.stream)
     }
 
     /// Waits for messages and takes what is there, up to `limit`.
@@ -197,22 +185,18 @@ impl NatsSource {
                     .map_err(|e| Failure::transient(format!("nats {url}: reading: {e}")))?
                     .stream_sequence;
                 let (message, acker) = message.split();
-                Ok(Incoming {
-                    message,
-                    sequence: Some(i64::try_from(sequence).unwrap_or(i64::MAX)),
-                    acker: Some(acker),
-                })
+                let position = Position {
+                    stream: 0,
+                    sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
+                };
+                Ok(incoming(message, Some(position), Ack::Nats(Box::new(acker))))
             }
             Feed::Plain(subscriber) => {
                 let message = subscriber
                     .next()
                     .await
                     .ok_or_else(|| Failure::transient(format!("nats {url}: the subscription ended")))?;
-                Ok(Incoming {
-                    message,
-                    sequence: None,
-                    acker: None,
-                })
+                Ok(incoming(message, None, Ack::None))
             }
         }
     }
@@ -241,17 +225,24 @@ fn durable_name(spec: &NatsSourceSpec, pipeline: &str) -> String {
         .collect()
 }
 
-/// Headers as a JSON object; a header that comes several times as a list.
-pub(crate) fn headers_json(headers: Option<&HeaderMap>) -> String {
-    let mut object = serde_json::Map::new();
-    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
-        let mut texts: Vec<serde_json::Value> = values.iter().map(|v| v.as_str().into()).collect();
-        let value = if texts.len() == 1 {
-            texts.remove(0)
-        } else {
-            texts.into()
-        };
-        object.insert(name.to_string(), value);
+fn incoming(message: async_nats::Message, position: Option<Position>, ack: Ack) -> Incoming {
+    Incoming {
+        kind: "nats",
+        subject: message.subject.to_string(),
+        payload: message.payload,
+        headers: message.headers.as_ref().map(pairs).unwrap_or_default(),
+        position,
+        ack,
     }
-    serde_json::Value::Object(object).to_string()
+}
+
+fn pairs(headers: &HeaderMap) -> Headers {
+    headers
+        .iter()
+        .flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |v| (name.to_string(), v.as_str().to_owned()))
+        })
+        .collect()
 }

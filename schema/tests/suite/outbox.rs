@@ -32,7 +32,7 @@ async fn an_outbox_covers_every_instant_with_leaves_and_has_no_default_partition
         assert_eq!(
             session
                 .row(&format!(
-                    "SELECT max(l.upper_bound) FILTER (WHERE isfinite(l.upper_bound)) >= now() + interval '2 days 17 hours'
+                    "SELECT max(l.upper_bound) FILTER (WHERE isfinite(l.upper_bound)) >= now() + interval '3 days'
                        FROM tide.outbox o, tide._leaves(o) l WHERE o.name = '{name}'"
                 ))
                 .await,

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 
+use crate::broker::kafka::{self, is_connection};
 use crate::config::KafkaSinkSpec;
+use crate::failure::Failure;
 
 /// A delivery report: partition and offset, or the error.
 #[derive(Debug)]
@@ -145,41 +146,12 @@ impl ProducerContext for Reports {
     }
 }
 
-/// For the reader of the tail: its errors come back from `poll`.
-pub(super) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
-
-    fn error(&self, _: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", "{reason}");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-/// Settings shared by the producer and the reader of the tail.
-pub(super) fn base(spec: &KafkaSinkSpec) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &spec.brokers)
-        .set("client.id", spec.client_id.as_deref().unwrap_or("pg-tide"))
-        .set("socket.nagle.disable", "true")
-        .set("socket.timeout.ms", "10000")
-        .set("socket.connection.setup.timeout.ms", "5000")
-        .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("log.connection.close", "false")
-        .set_log_level(RDKafkaLogLevel::Warning);
-    config
-}
-
 pub(super) fn producer(
     spec: &KafkaSinkSpec,
     max_in_flight: usize,
     reports: Reports,
-) -> KafkaResult<ThreadedProducer<Reports>> {
-    let mut config = base(spec);
+) -> Result<ThreadedProducer<Reports>, Failure> {
+    let mut config = kafka::client_config(&spec.connection)?;
     let idempotent = spec.acks == "all";
     config
         .set("acks", spec.acks)
@@ -204,10 +176,10 @@ pub(super) fn producer(
         .set("message.timeout.ms", "60000")
         .set("request.timeout.ms", "5000")
         .set("retry.backoff.ms", "50");
-    for (name, value) in &spec.librdkafka {
-        config.set(name, value);
-    }
-    config.create_with_context(reports)
+    kafka::set_properties(&mut config, &spec.connection);
+    config
+        .create_with_context(reports)
+        .map_err(|e| spec.connection.failure("making a producer", &e))
 }
 
 /// Whether the broker refuses this one message for good.
@@ -219,39 +191,6 @@ pub(super) fn is_refusal(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::InvalidRecord
             | RDKafkaErrorCode::UnknownPartition
     )
-}
-
-/// Whether the error only says that no connection could be had.
-pub(super) fn is_connection(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::MessageTimedOut
-        )
-    )
-}
-
-/// An error in words.
-pub(super) fn describe(error: &KafkaError) -> String {
-    match error.rdkafka_error_code() {
-        Some(code) => describe_code(code),
-        None => error.to_string(),
-    }
-}
-
-pub(super) fn describe_code(code: RDKafkaErrorCode) -> String {
-    match code {
-        RDKafkaErrorCode::MessageSizeTooLarge => "the message is larger than the broker allows".into(),
-        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
-            "the topic does not exist".into()
-        }
-        RDKafkaErrorCode::TopicAuthorizationFailed => "no right to use the topic".into(),
-        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight => "given up on".into(),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]

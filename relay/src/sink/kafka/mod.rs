@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
 use self::client::{Delivered, Reports};
 use super::{Outcome, Settled};
+use crate::broker::kafka;
 use crate::config::{Delivery, KafkaSinkSpec};
 use crate::cursor::{Positions, Ticket};
 use crate::encode::{Event, EventId, Identity, added};
@@ -54,8 +55,7 @@ impl KafkaSink {
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
         let reports = Reports::default();
-        let producer = client::producer(spec, max_in_flight, reports.clone())
-            .map_err(|e| Failure::transient(format!("kafka {}: {e}", spec.brokers)))?;
+        let producer = client::producer(spec, max_in_flight, reports.clone())?;
         let mut sink = Self {
             spec: spec.clone(),
             identity: identity.clone(),
@@ -81,10 +81,13 @@ impl KafkaSink {
 
     fn failure(&self, what: &str, error: &KafkaError) -> Failure {
         let reason = match self.reports.last_reason() {
-            Some(reason) if client::is_connection(error) => reason,
-            _ => client::describe(error),
+            Some(reason) if kafka::is_connection(error) => reason,
+            _ => kafka::describe(error),
         };
-        Failure::transient(format!("kafka {}: {what}: {reason}", self.spec.brokers))
+        Failure::transient(format!(
+            "kafka {}: {what}: {reason}",
+            self.spec.connection.brokers
+        ))
     }
 
     fn producer(&self) -> Result<Arc<ThreadedProducer<Reports>>, Failure> {
@@ -108,9 +111,7 @@ impl KafkaSink {
                     .topics()
                     .iter()
                     .map(|t| {
-                        let error = t
-                            .error()
-                            .map(|e| client::describe_code(RDKafkaErrorCode::from(e)));
+                        let error = t.error().map(|e| kafka::describe_code(RDKafkaErrorCode::from(e)));
                         (
                             t.name().to_owned(),
                             i32::try_from(t.partitions().len()).unwrap_or(0),
@@ -144,7 +145,7 @@ impl KafkaSink {
                         .unwrap_or_else(|| "no partitions".into());
                     return Err(Failure::transient(format!(
                         "kafka {}: topic \"{name}\" cannot be used: {reason}; create it, or allow the brokers to create topics",
-                        self.spec.brokers
+                        self.spec.connection.brokers
                     )));
                 }
             }
@@ -243,7 +244,6 @@ impl KafkaSink {
         tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since))
             .await
             .map_err(|e| Failure::transient(format!("kafka: {e}")))?
-            .map_err(|e| self.failure("reading the end of the topic", &e))
     }
 
     pub(crate) async fn send(
@@ -293,7 +293,7 @@ impl KafkaSink {
                 Ok(()) => return Ok(None),
                 Err((error, back)) => match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::QueueFull) => record = back,
-                    Some(code) if client::is_refusal(code) => return Ok(Some(client::describe_code(code))),
+                    Some(code) if client::is_refusal(code) => return Ok(Some(kafka::describe_code(code))),
                     // Its reports say why, and are taken first.
                     Some(RDKafkaErrorCode::Fatal) => {
                         self.reports.give_up("the producer gave up");
@@ -306,7 +306,7 @@ impl KafkaSink {
         }
         Err(Failure::transient(format!(
             "kafka {}: the producer's queue stays full",
-            self.spec.brokers
+            self.spec.connection.brokers
         )))
     }
 
@@ -332,7 +332,7 @@ impl KafkaSink {
                         first_failure.get_or_insert_with(|| {
                             Failure::transient(format!(
                                 "kafka {}: topic \"{}\" has more partitions than before; opening it anew",
-                                self.spec.brokers, topic.name
+                                self.spec.connection.brokers, topic.name
                             ))
                         });
                         continue;
@@ -347,7 +347,7 @@ impl KafkaSink {
                 Err(code) if client::is_refusal(code) => {
                     out.push(Settled {
                         ticket,
-                        outcome: Outcome::Refused(client::describe_code(code)),
+                        outcome: Outcome::Refused(kafka::describe_code(code)),
                     });
                 }
                 Err(code) => {
@@ -371,7 +371,7 @@ impl KafkaSink {
         match self.reports.trouble() {
             Some(trouble) => Err(Failure::transient(format!(
                 "kafka {}: {trouble}",
-                self.spec.brokers
+                self.spec.connection.brokers
             ))),
             None => Ok(()),
         }

@@ -13,10 +13,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client;
+use crate::broker::kafka;
 use crate::config::KafkaSinkSpec;
 use crate::cursor::Positions;
 use crate::encode::{EventId, Identity, added};
+use crate::failure::Failure;
 
 /// How long nothing of ours may have been added. Measured: a broker on the
 /// same machine answers within a few ms also when busy.
@@ -29,7 +30,7 @@ pub(super) fn read(
     spec: &KafkaSinkSpec,
     identity: &Identity,
     since: &Positions,
-) -> Result<HashSet<EventId>, KafkaError> {
+) -> Result<HashSet<EventId>, Failure> {
     let mut topics: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
     for (name, position) in since {
         if let Some((topic, partition)) = name.rsplit_once('/')
@@ -42,7 +43,7 @@ pub(super) fn read(
     if topics.is_empty() {
         return Ok(landed);
     }
-    let mut config = client::base(spec);
+    let mut config = kafka::client_config(&spec.connection)?;
     config
         .set("group.id", "pg-tide-tail")
         .set("enable.auto.commit", "false")
@@ -54,15 +55,18 @@ pub(super) fn read(
         .set("fetch.error.backoff.ms", "20")
         .set("fetch.message.max.bytes", "4194304")
         .set("queued.max.messages.kbytes", "8192");
-    let consumer: BaseConsumer<client::Quiet> = config.create_with_context(client::Quiet)?;
+    kafka::set_properties(&mut config, &spec.connection);
+    let failed = |e: &KafkaError| spec.connection.failure("reading the end of the topic", e);
+    let consumer: BaseConsumer<kafka::Quiet> =
+        config.create_with_context(kafka::Quiet).map_err(|e| failed(&e))?;
     for (topic, partitions) in topics {
-        read_topic(&consumer, topic, &partitions, identity, &mut landed)?;
+        read_topic(&consumer, topic, &partitions, identity, &mut landed).map_err(|e| failed(&e))?;
     }
     Ok(landed)
 }
 
 fn read_topic(
-    consumer: &BaseConsumer<client::Quiet>,
+    consumer: &BaseConsumer<kafka::Quiet>,
     topic: &str,
     partitions: &[(i32, i64)],
     identity: &Identity,
@@ -103,7 +107,7 @@ fn read_topic(
                     last_added = Instant::now();
                 }
             }
-            Some(Err(error)) if client::is_connection(&error) && last_sign.elapsed() < STALLED => {}
+            Some(Err(error)) if kafka::is_connection(&error) && last_sign.elapsed() < STALLED => {}
             Some(Err(error)) => return Err(error),
         }
     }
