@@ -213,3 +213,25 @@ CREATE UNIQUE INDEX dead_letter_message ON tide.dead_letter (pipeline, message_i
     WHERE message_id IS NOT NULL;
 CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
     WHERE source_seq IS NOT NULL;
+
+-- What is to go through a forward pipeline once more: a dead letter, or what
+-- was delivered of a range of messages. Worked off in this order.
+CREATE TABLE tide.redelivery (
+    redelivery_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline_id   integer NOT NULL REFERENCES tide.pipeline ON DELETE CASCADE,
+    dlq_id        bigint UNIQUE REFERENCES tide.dead_letter ON DELETE CASCADE,
+    from_id       bigint NOT NULL DEFAULT 0,
+    to_id         bigint NOT NULL DEFAULT 9223372036854775807,
+    from_at       timestamptz NOT NULL DEFAULT '-infinity',
+    to_at         timestamptz NOT NULL DEFAULT 'infinity',
+    -- The group's cursor when the replay was asked for: what it calls
+    -- delivered is replayed, the rest is still to come anyway.
+    old_snapshot  pg_snapshot,
+    new_snapshot  pg_snapshot,
+    last_id       bigint,
+    -- Replayed up to this id.
+    done_id       bigint NOT NULL DEFAULT 0,
+    requested_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK ((dlq_id IS NULL) = (old_snapshot IS NOT NULL AND new_snapshot IS NOT NULL AND last_id IS NOT NULL))
+);
+CREATE INDEX redelivery_pipeline ON tide.redelivery (pipeline_id, redelivery_id);

@@ -23,3 +23,6 @@ CREATE TRIGGER config_changed
 CREATE TRIGGER config_changed
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tide.pipeline
     FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();
+CREATE TRIGGER config_changed
+    AFTER INSERT ON tide.redelivery
+    FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();

@@ -17,7 +17,7 @@ BEGIN
 
     PERFORM tide._if_role('tide_relay',
         'GRANT INSERT, UPDATE, DELETE ON tide.group_cursor, tide.relay_member, tide.pipeline_owner, tide.pipeline_status,'
-        ' tide.dead_letter, tide.inbox_counter, tide.inbox_source TO tide_relay');
+        ' tide.dead_letter, tide.redelivery, tide.inbox_counter, tide.inbox_source TO tide_relay');
     PERFORM tide._if_role('tide_relay', 'GRANT USAGE ON ALL SEQUENCES IN SCHEMA tide TO tide_relay');
 
     FOR v_function IN
@@ -30,7 +30,7 @@ BEGIN
         -- caller's rights, which are to read.
         PERFORM tide._if_role('tide_admin', format('GRANT EXECUTE ON FUNCTION %s TO tide_admin', v_function.signature));
         IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', 'maintain_outbox',
-                                  'maintain_outboxes') THEN
+                                  'maintain_outboxes', '_redelivery_page', '_redelivered', '_replay_rows') THEN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));
         END IF;
         IF v_function.proname IN ('outbox_list', 'outbox_status', 'inbox_list', 'inbox_status', 'relay_list_configs',

@@ -23,6 +23,7 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "56_options_kafka.sql",
     "57_options_nats.sql",
     "60_relay.sql",
+    "65_dead_letter.sql",
     "70_views.sql",
     "80_retention.sql",
     "90_roles.sql",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod consumer_group;
+mod dead_letter;
 mod inbox;
 mod install;
 mod outbox;
