@@ -24,6 +24,20 @@ pub(crate) struct PipelineRow {
     pub(crate) table: String,
     pub(crate) group_id: Option<i32>,
     pub(crate) inbox_id: Option<i32>,
+    /// The last redelivery that was asked for and is not yet done.
+    pub(crate) redelivery: Option<i64>,
+}
+
+impl PipelineRow {
+    /// Whether a pipeline that runs by this row must start anew for that one.
+    /// A redelivery that is done is no reason.
+    pub(crate) fn must_restart_for(&self, new: &Self) -> bool {
+        let without = |row: &Self| Self {
+            redelivery: None,
+            ..row.clone()
+        };
+        new.redelivery > self.redelivery || without(self) != without(new)
+    }
 }
 
 /// A pipeline ready to run.
@@ -182,7 +196,25 @@ mod tests {
             table: "orders_outbox".into(),
             group_id: Some(1),
             inbox_id: Some(1),
+            redelivery: None,
         }
+    }
+
+    #[test]
+    fn only_a_new_redelivery_or_another_configuration_restarts() {
+        let before = row("forward", "kafka", json!({}));
+        let asked = PipelineRow {
+            redelivery: Some(3),
+            ..before.clone()
+        };
+        assert!(before.must_restart_for(&asked));
+        assert!(!asked.must_restart_for(&asked));
+        assert!(!asked.must_restart_for(&before));
+        let other = PipelineRow {
+            batch_size: 7,
+            ..before.clone()
+        };
+        assert!(before.must_restart_for(&other));
     }
 
     fn refusal(direction: &str, connector: &str, config: Value) -> String {

@@ -6,6 +6,7 @@ pub(crate) mod cursor;
 pub(crate) mod inbox;
 pub(crate) mod outbox;
 pub(crate) mod ownership;
+pub(crate) mod redelivery;
 pub(crate) mod report;
 
 pub(crate) use connect::{Database, DatabaseError, Pool, Profile, Session, describe};

@@ -121,6 +121,7 @@ pub(crate) async fn read_by_xid(
                 created_at: i64::from_be_bytes(created.0.try_into().unwrap_or_default()) + POSTGRES_EPOCH,
                 headers: json(2)?,
                 payload: json(3)?,
+                redelivery: None,
             })
         })
         .collect::<Result<_, _>>()
@@ -264,6 +265,7 @@ impl Fields<'_> {
                 created_at: self.int8()? + POSTGRES_EPOCH,
                 headers: self.json()?,
                 payload: self.json()?,
+                redelivery: None,
             })
         })();
         Some(row.ok_or_else(|| Failure::transient("reading the outbox: COPY data ended within a row")))

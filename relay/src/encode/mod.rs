@@ -19,6 +19,8 @@ pub(crate) struct Row {
     pub(crate) headers: Bytes,
     /// JSON text as PostgreSQL prints a `jsonb`.
     pub(crate) payload: Bytes,
+    /// Number of the redelivery that it is sent for; none the first time.
+    pub(crate) redelivery: Option<i64>,
 }
 
 impl Row {
@@ -26,6 +28,7 @@ impl Row {
         EventId {
             id: self.id,
             created_at: self.created_at,
+            redelivery: self.redelivery,
         }
     }
 
@@ -41,6 +44,8 @@ impl Row {
 pub(crate) struct EventId {
     pub(crate) id: i64,
     pub(crate) created_at: i64,
+    /// A message that is delivered once more on demand is another event.
+    pub(crate) redelivery: Option<i64>,
 }
 
 impl EventId {
@@ -49,13 +54,19 @@ impl EventId {
         format!("{outbox}:{}:{}", self.id, self.created_at)
     }
 
-    /// Reads the end of a `tide-id`; the outbox's name may contain colons.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    /// Reads the end of a `tide-id` (the outbox's name may contain colons) and
+    /// the header `tide-redelivery`.
+    pub(crate) fn parse(text: &str, redelivery: Option<&str>) -> Option<Self> {
         let mut parts = text.rsplitn(3, ':');
         let created_at = parts.next()?.parse().ok()?;
         let id = parts.next()?.parse().ok()?;
         parts.next()?;
-        Some(Self { id, created_at })
+        let redelivery = redelivery.map(str::parse).transpose().ok()?;
+        Some(Self {
+            id,
+            created_at,
+            redelivery,
+        })
     }
 }
 
@@ -88,6 +99,8 @@ pub(crate) struct Event<'a> {
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) headers: Headers<'a>,
     pub(crate) payload: &'a Bytes,
+    /// `tide-redelivery`.
+    pub(crate) redelivery: Option<i64>,
 }
 
 /// Names that every message of a pipeline carries.
@@ -102,6 +115,8 @@ pub(crate) mod added {
     pub(crate) const ID: &str = "tide-id";
     pub(crate) const OUTBOX: &str = "tide-outbox";
     pub(crate) const PIPELINE: &str = "tide-pipeline";
+    /// Only on messages that are delivered once more on demand.
+    pub(crate) const REDELIVERY: &str = "tide-redelivery";
 }
 
 /// What a template may not leave open: the place a message goes to.
@@ -233,6 +248,7 @@ impl Encoder {
             key,
             headers,
             payload: &row.payload,
+            redelivery: row.redelivery,
         })
     }
 }
@@ -248,6 +264,7 @@ mod tests {
             created_at: 1_700_000_000_000_001,
             headers: Bytes::copy_from_slice(headers.as_bytes()),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
+            redelivery: None,
         }
     }
 
@@ -300,17 +317,23 @@ mod tests {
         let id = EventId {
             id: 12,
             created_at: 99,
+            redelivery: None,
         };
-        assert_eq!(EventId::parse(&id.text("a:b:c")), Some(id));
-        assert_eq!(EventId::parse("x"), None);
-        assert_eq!(EventId::parse("12:99"), None);
+        assert_eq!(EventId::parse(&id.text("a:b:c"), None), Some(id));
+        let again = EventId {
+            redelivery: Some(3),
+            ..id
+        };
+        assert_eq!(EventId::parse(&id.text("a"), Some("3")), Some(again));
+        assert_eq!(EventId::parse("x", None), None);
+        assert_eq!(EventId::parse("12:99", None), None);
     }
 
     proptest! {
         #[test]
         fn event_ids_are_kept(outbox in ".{1,20}", id in 0i64.., created_at in 0i64..) {
-            let e = EventId { id, created_at };
-            prop_assert_eq!(EventId::parse(&e.text(&outbox)), Some(e));
+            let e = EventId { id, created_at, redelivery: None };
+            prop_assert_eq!(EventId::parse(&e.text(&outbox), None), Some(e));
         }
     }
 }

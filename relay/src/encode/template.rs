@@ -194,6 +194,7 @@ mod tests {
 
     fn render(template: &str, headers: &str, payload: &str) -> Result<String, String> {
         let row = Row {
+            redelivery: None,
             id: 42,
             created_at: 0,
             headers: Bytes::copy_from_slice(headers.as_bytes()),

@@ -27,7 +27,7 @@ use crate::status::{PipelineStatus, State, now_micros};
 const WINDOW_BYTES: usize = 16 << 20;
 /// With messages in flight, so long without any outcome means that the sink
 /// does not answer.
-const STALLED: Duration = Duration::from_secs(10);
+pub(super) const STALLED: Duration = Duration::from_secs(10);
 /// Messages sent before outcomes are looked at again.
 const BURST: usize = 256;
 /// For what is in flight, when told to stop.
@@ -44,15 +44,15 @@ pub(super) struct Run<'a> {
 }
 
 /// What an attempt works with.
-struct Attempt {
-    sink: Sink,
-    encoder: Encoder,
-    window: Window,
+pub(super) struct Attempt {
+    pub(super) sink: Sink,
+    pub(super) encoder: Encoder,
+    pub(super) window: Window,
     low_water: LowWater,
     /// In the log already; to be skipped when they come.
-    landed: HashSet<EventId>,
+    pub(super) landed: HashSet<EventId>,
     /// To be sent with nothing else in flight.
-    suspect: Option<i64>,
+    pub(super) suspect: Option<i64>,
     checkpoints: Checkpoints,
 }
 
@@ -85,6 +85,10 @@ impl Run<'_> {
             tokio::select! {
                 prepared = self.prepare(&mut attempt, scan) => prepared?,
                 () = self.stop.cancelled() => return Ok(()),
+            }
+            self.redeliver(&mut attempt).await?;
+            if self.stop.is_cancelled() {
+                return Ok(());
             }
             self.deliver(&mut attempt, backoff).await
         }
@@ -314,17 +318,19 @@ impl Run<'_> {
                 }
                 return Ok(());
             }
-            // A topic that is used for the first time: where its log ends now
-            // must be on record before something of ours can be in it.
             let destination = event.destination.to_owned();
-            let new = a
-                .sink
-                .open_destination(&destination, &a.window.progress().positions)
-                .await?;
-            a.window.add_positions(&new);
-            a.low_water.add_positions(&new);
-            self.checkpoint_now(a, false).await?;
+            self.open_destination(a, &destination).await?;
         }
+    }
+
+    /// Opens a topic that is used for the first time: where its log ends now
+    /// must be on record before something of ours can be in it.
+    pub(super) async fn open_destination(&self, a: &mut Attempt, destination: &str) -> Result<(), Failure> {
+        let known = &a.window.progress().positions;
+        let new = a.sink.open_destination(destination, known).await?;
+        a.window.add_positions(&new);
+        a.low_water.add_positions(&new);
+        self.checkpoint_now(a, false).await
     }
 
     async fn reject(&self, a: &mut Attempt, row: &Row, rejection: &Rejection) -> Result<(), Failure> {

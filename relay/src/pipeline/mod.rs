@@ -3,6 +3,7 @@
 mod backoff;
 mod checkpoints;
 mod forward;
+mod redelivery;
 mod reverse;
 mod secrets;
 

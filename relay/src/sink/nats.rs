@@ -3,6 +3,7 @@
 //! stream's duplicate window refuses what the reading of the tail missed.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -259,10 +260,13 @@ impl NatsSink {
         for (name, value) in event.headers.iter() {
             add(name, value.unwrap_or_default())?;
         }
-        add(
-            "Nats-Msg-Id",
-            &format!("{}/{}", self.identity.pipeline, event.tide_id),
-        )?;
+        let mut message_id = format!("{}/{}", self.identity.pipeline, event.tide_id);
+        if let Some(redelivery) = event.redelivery {
+            // The stream must not take it for the first delivery.
+            let _ = write!(message_id, "/{redelivery}");
+            add(added::REDELIVERY, &redelivery.to_string())?;
+        }
+        add("Nats-Msg-Id", &message_id)?;
         add(added::ID, event.tide_id)?;
         add(added::OUTBOX, &self.identity.outbox)?;
         add(added::PIPELINE, &self.identity.pipeline)?;
@@ -340,5 +344,6 @@ fn own_id(headers: &HeaderMap, identity: &Identity) -> Option<EventId> {
     {
         return None;
     }
-    EventId::parse(headers.get(added::ID)?.as_str())
+    let redelivery = headers.get(added::REDELIVERY).map(HeaderValue::as_str);
+    EventId::parse(headers.get(added::ID)?.as_str(), redelivery)
 }

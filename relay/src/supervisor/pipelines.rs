@@ -63,7 +63,11 @@ impl Pipelines {
         }
         let mut idle = Vec::new();
         for (id, running) in &mut self.running {
-            if self.rows.get(id).is_some_and(|row| *row != running.row) {
+            if self
+                .rows
+                .get(id)
+                .is_some_and(|row| running.row.must_restart_for(row))
+            {
                 tracing::info!(pipeline = running.row.name, "its configuration changed");
                 running.stop.cancel();
                 if !running.busy {

@@ -274,6 +274,12 @@ impl KafkaSink {
                 key: added::PIPELINE,
                 value: Some(self.identity.pipeline.as_str()),
             });
+        if let Some(redelivery) = event.redelivery {
+            headers = headers.insert(Header {
+                key: added::REDELIVERY,
+                value: Some(redelivery.to_string().as_str()),
+            });
+        }
         let opaque = usize::try_from(ticket).unwrap_or(usize::MAX) << TOPIC_BITS | *topic;
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(event.destination, opaque)

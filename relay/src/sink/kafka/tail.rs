@@ -122,5 +122,6 @@ fn own_id(message: &BorrowedMessage<'_>, identity: &Identity) -> Option<EventId>
     {
         return None;
     }
-    EventId::parse(std::str::from_utf8(find(added::ID)?).ok()?)
+    let text = |name: &str| find(name).and_then(|value| std::str::from_utf8(value).ok());
+    EventId::parse(text(added::ID)?, text(added::REDELIVERY))
 }
