@@ -85,6 +85,7 @@ async fn nats_may_go_and_come_back() {
     let count = "SELECT count(*) FROM tide.calls_inbox";
     db.publish_numbers("events", 1, 100, 10).await;
     db.await_text(SOON, count, "100").await;
+    db.await_text(SOON, PENDING, "0").await;
 
     own.kill("nats").await;
     db.publish_number("events", 101).await;

@@ -186,6 +186,12 @@ CREATE TABLE tide.pipeline_status (
     last_error    text,
     last_error_at timestamptz,
     note          text,
+    -- Messages a second, over the last few seconds.
+    rate          real NOT NULL DEFAULT 0,
+    -- Reverse: where the last message stored lay in its source, and how many
+    -- are known to wait there.
+    source_position text,
+    source_lag    bigint,
     reported_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
@@ -207,10 +213,13 @@ CREATE TABLE tide.dead_letter (
     attempts      integer NOT NULL DEFAULT 1,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     resolved_at   timestamptz,
-    resolution    text
+    resolution    text,
+    -- Forward with strict ordering: later messages of this key wait behind it.
+    message_key   text
 );
 CREATE UNIQUE INDEX dead_letter_message ON tide.dead_letter (pipeline, message_id)
     WHERE message_id IS NOT NULL;
+CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at IS NULL;
 CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
     WHERE source_seq IS NOT NULL;
 

@@ -9,6 +9,7 @@ INSERT INTO tide.connector_option (direction, connector, key, kind, required, al
 ('forward', 'kafka', 'compression', 'text', false, '{none,gzip,snappy,lz4,zstd}', NULL, NULL, 'Compression of record batches.'),
 ('forward', 'kafka', 'linger_ms', 'integer', false, NULL, 0, 10000, 'Wait for more records before a batch is sent, in milliseconds.'),
 ('forward', 'kafka', 'batch_bytes', 'integer', false, NULL, 1024, 100000000, 'Size of a record batch, in bytes, at most.'),
+('forward', 'kafka', 'headers', 'object', false, NULL, NULL, NULL, 'Headers to add: names and templates; one that cannot be made is left out.'),
 ('forward', 'kafka', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the topic''s tail is read so that nothing is sent twice.'),
 ('forward', 'kafka', 'client_id', 'text', false, NULL, NULL, NULL, 'Client id shown by the broker.'),
 ('forward', 'kafka', 'librdkafka', 'object', false, NULL, NULL, NULL, 'Further properties of librdkafka, by their names there; not those on which delivery rests, and no secrets.'),

@@ -50,12 +50,19 @@ SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
             ELSE 'no live relay' END AS state,
        CASE WHEN w.pipeline_id IS NOT NULL THEN coalesce(s.state_since, w.acquired_at)
             ELSE coalesce(last.released_at, t.reported_at, p.updated_at) END AS state_since,
-       CASE p.direction WHEN 'forward' THEN tide._group_lag(o, c) END AS lag,
-       coalesce(t.messages, 0) AS messages, t.last_error, t.last_error_at, t.reported_at
+       CASE p.direction WHEN 'forward' THEN b.lag ELSE s.source_lag END AS lag,
+       coalesce(t.messages, 0) AS messages, t.last_error, t.last_error_at, t.reported_at,
+       CASE p.direction WHEN 'forward' THEN c.committed_offset::text ELSE t.source_position END AS position,
+       CASE WHEN b.lag = 0 THEN 0 ELSE extract(epoch FROM clock_timestamp() - b.oldest_at)::numeric(20, 1) END AS lag_seconds,
+       coalesce(s.rate, 0)::numeric(20, 1) AS rate,
+       coalesce(t.retries, 0) AS retries, coalesce(t.duplicates, 0) AS duplicates,
+       (SELECT count(*) FROM tide.dead_letter d WHERE d.pipeline = p.name AND d.resolved_at IS NULL) AS dead_letters,
+       s.note
   FROM tide.pipeline p
   LEFT JOIN tide.outbox o USING (outbox_id)
   LEFT JOIN tide.inbox i USING (inbox_id)
   LEFT JOIN tide.group_cursor c USING (group_id)
+  LEFT JOIN LATERAL tide._group_backlog(o, c) b ON p.direction = 'forward'
   LEFT JOIN tide.pipeline_owner last ON last.pipeline_id = p.pipeline_id
   LEFT JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
         AND EXISTS (SELECT FROM held h WHERE h.classid = 1953064045 AND h.objid = w.member_id)
@@ -63,7 +70,7 @@ SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
   LEFT JOIN tide.pipeline_status s ON s.pipeline_id = w.pipeline_id AND s.epoch = w.epoch;
 
 COMMENT ON VIEW tide.relay_pipeline_status IS
-'Per pipeline: the relay that owns it and lives, its state since when, lag in messages (forward), messages moved, and the last error. Without a live owner owner is null and state is disabled, unowned (relays of its group live, none has it) or "no live relay".';
+'Per pipeline: the relay that owns it and lives, its state since when, lag in messages and, forward, in seconds; messages moved, a second and in all since it was acquired; its position (forward: the highest message id delivered; reverse: where the last message stored lay); failed attempts, duplicates refused, dead letters that wait for somebody, the last error with its time, and a note where a guarantee is less than usual. Without a live owner owner is null and state is disabled, unowned (relays of its group live, none has it) or "no live relay".';
 
 CREATE VIEW tide.inbox_summary AS
 SELECT i.name AS inbox_name, n.pending, n.claimed, n.processed, n.dead_letter, n.oldest_pending_at,

@@ -34,7 +34,7 @@ BEGIN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));
         END IF;
         IF v_function.proname IN ('outbox_list', 'outbox_status', 'inbox_list', 'inbox_status', 'relay_list_configs',
-                                  'relay_get_config', '_pending', '_group_lag', '_inbox_counts', '_held_locks') THEN
+                                  'relay_get_config', '_pending', '_group_lag', '_group_backlog', '_inbox_counts', '_held_locks') THEN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));
             PERFORM tide._if_role('tide_reader', format('GRANT EXECUTE ON FUNCTION %s TO tide_reader', v_function.signature));
         END IF;

@@ -1,6 +1,7 @@
 //! From a pipeline's row in `tide.pipeline` to a typed specification that
 //! cannot be wrong later. No I/O, but for the reading of secrets.
 
+mod common;
 mod kafka;
 mod nats;
 mod options;
@@ -9,6 +10,7 @@ mod secret;
 mod sinks;
 mod tls;
 
+pub(crate) use common::Ordering;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
 pub(crate) use nats::{NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};

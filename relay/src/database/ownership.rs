@@ -147,7 +147,8 @@ pub(crate) async fn pipelines(session: &mut Session, group: &str) -> Result<Vec<
         .prepare(
             "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
                     coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
-                    (SELECT max(r.redelivery_id) FROM tide.redelivery r WHERE r.pipeline_id = p.pipeline_id)
+                    (SELECT max(r.redelivery_id) FROM tide.redelivery r WHERE r.pipeline_id = p.pipeline_id),
+                    p.max_retries
                FROM tide.pipeline p
                LEFT JOIN tide.outbox o USING (outbox_id)
                LEFT JOIN tide.inbox i USING (inbox_id)
@@ -176,6 +177,7 @@ pub(crate) async fn pipelines(session: &mut Session, group: &str) -> Result<Vec<
                 group_id: row.try_get(9)?,
                 inbox_id: row.try_get(10)?,
                 redelivery: row.try_get(11)?,
+                max_retries: row.try_get(12)?,
             })
         })
         .collect::<Result<_, tokio_postgres::Error>>()

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{Checkpoints, flatten, reply};
+use super::refusal::{Keys, Refusals};
 use super::{Backoff, Shared};
-use crate::config::{ForwardSpec, PipelineSpec};
+use crate::config::{ForwardSpec, Ordering, PipelineSpec};
 use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
-use crate::encode::{Encoder, EventId, Rejection, Row};
+use crate::encode::{Encoder, EventId, Row};
 use crate::failure::Failure;
 use crate::sink::{Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
@@ -38,6 +39,7 @@ pub(super) struct Run<'a> {
     pub(super) shared: &'a Shared,
     pub(super) spec: &'a PipelineSpec,
     pub(super) forward: &'a ForwardSpec,
+    pub(super) refusals: &'a Refusals,
     pub(super) epoch: i64,
     pub(super) status: &'a PipelineStatus,
     pub(super) stop: &'a CancellationToken,
@@ -53,6 +55,7 @@ pub(super) struct Attempt {
     pub(super) landed: HashSet<EventId>,
     /// To be sent with nothing else in flight.
     pub(super) suspect: Option<i64>,
+    pub(super) keys: Keys,
     checkpoints: Checkpoints,
 }
 
@@ -74,11 +77,13 @@ impl Run<'_> {
         }
         let mut attempt = Attempt {
             sink,
-            encoder: Sink::encoder(&self.forward.sink, identity),
+            encoder: Sink::encoder(&self.forward.sink, identity)
+                .with(self.forward.format.clone(), self.forward.filter.clone()),
             window: Window::new(progress),
             low_water: LowWater::new(stored.low_water_id, stored.low_water_positions),
             landed: HashSet::new(),
             suspect,
+            keys: Keys::default(),
             checkpoints: Checkpoints::new(Instant::now()),
         };
         let result = async {
@@ -90,6 +95,7 @@ impl Run<'_> {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
+            attempt.keys = self.waiting_keys().await?;
             self.deliver(&mut attempt, backoff).await
         }
         .await;
@@ -296,27 +302,46 @@ impl Run<'_> {
                 let ticket = a.window.push(row.id, row.created_at, row.bytes());
                 a.window.settle(ticket, Settlement::Done);
                 self.status.skipped(1);
-            } else {
-                self.send(a, row).await?;
+            } else if !self.send(a, row).await? {
+                return Ok(false);
             }
             pending.next += 1;
         }
         Ok(true)
     }
 
-    async fn send(&self, a: &mut Attempt, row: &Row) -> Result<(), Failure> {
+    /// Sends a row; false when it must wait for outcomes.
+    async fn send(&self, a: &mut Attempt, row: &Row) -> Result<bool, Failure> {
         loop {
             let event = match a.encoder.encode(row) {
-                Ok(event) => event,
-                Err(rejection) => return self.reject(a, row, &rejection).await,
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    self.status.filtered(1);
+                    settled(a, row);
+                    return Ok(true);
+                }
+                Err(rejection) => {
+                    self.refuse(a, row, None, &rejection.to_string()).await?;
+                    settled(a, row);
+                    return Ok(true);
+                }
             };
+            let key = event.key.filter(|_| self.forward.ordering == Ordering::Strict);
+            let key = key.map(<[u8]>::to_vec);
             if a.sink.is_open(event.destination) {
+                if self.is_behind(&a.keys, row, key.as_deref()).await? {
+                    settled(a, row);
+                    return Ok(true);
+                }
+                if a.keys.must_wait(key.as_deref(), a.window.is_empty()) {
+                    return Ok(false);
+                }
                 let ticket = a.window.push(row.id, row.created_at, row.bytes());
                 if let Some(reason) = a.sink.send(ticket, &event).await? {
-                    self.dead_letter(row, &reason).await?;
+                    self.refuse(a, row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
-                return Ok(());
+                return Ok(true);
             }
             let destination = event.destination.to_owned();
             self.open_destination(a, &destination).await?;
@@ -331,24 +356,6 @@ impl Run<'_> {
         a.window.add_positions(&new);
         a.low_water.add_positions(&new);
         self.checkpoint_now(a, false).await
-    }
-
-    async fn reject(&self, a: &mut Attempt, row: &Row, rejection: &Rejection) -> Result<(), Failure> {
-        self.dead_letter(row, &rejection.to_string()).await?;
-        let ticket = a.window.push(row.id, row.created_at, row.bytes());
-        a.window.settle(ticket, Settlement::Done);
-        Ok(())
-    }
-
-    async fn dead_letter(&self, row: &Row, reason: &str) -> Result<(), Failure> {
-        let event_id = row.event_id().text(&self.forward.outbox);
-        let pipeline = (self.spec.name.as_str(), self.forward.group_id, self.epoch);
-        // It may be there from an attempt that got no further.
-        if store::dead_letter(&self.shared.writers, pipeline, &event_id, row, reason).await? {
-            tracing::warn!(pipeline = self.spec.name, event_id, "dead-lettered: {reason}");
-            self.status.dead_lettered(1);
-        }
-        Ok(())
     }
 
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
@@ -381,7 +388,8 @@ impl Run<'_> {
                         continue;
                     }
                     let row = self.read_one(id).await?;
-                    self.dead_letter(&row, &reason).await?;
+                    let key = a.encoder.key_of(&row);
+                    self.refuse(a, &row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
             }
@@ -440,6 +448,12 @@ impl Run<'_> {
         }
         self.status.in_flight(a.window.len());
     }
+}
+
+/// Takes a row into the window that needs no delivery.
+fn settled(a: &mut Attempt, row: &Row) {
+    let ticket = a.window.push(row.id, row.created_at, row.bytes());
+    a.window.settle(ticket, Settlement::Done);
 }
 
 /// A page and the next of its rows to send.

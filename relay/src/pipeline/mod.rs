@@ -4,6 +4,7 @@ mod backoff;
 mod checkpoints;
 mod forward;
 mod redelivery;
+mod refusal;
 mod reverse;
 mod secrets;
 
@@ -54,6 +55,7 @@ pub(crate) async fn run(
 ) -> Exit {
     let mut backoff = Backoff::new(spec.retry);
     let mut suspect = None;
+    let refusals = refusal::Refusals::default();
     loop {
         status.set(State::Starting);
         // An attempt ends in good order when its secrets change, and the next
@@ -66,6 +68,7 @@ pub(crate) async fn run(
                     shared: &shared,
                     spec: &spec,
                     forward,
+                    refusals: &refusals,
                     epoch,
                     status: &status,
                     stop: &attempt_stop,

@@ -20,7 +20,8 @@ use crate::failure::{Failure, with_causes};
 const ACK_WAIT: Duration = Duration::from_secs(2);
 
 enum Feed {
-    JetStream(Box<pull::Stream>),
+    /// The messages, and how many were left behind the last one.
+    JetStream(Box<pull::Stream>, u64),
     Plain(async_nats::Subscriber),
 }
 
@@ -115,7 +116,7 @@ impl NatsSource {
         Ok(Self {
             url: spec.url.clone(),
             connection,
-            feed: Feed::JetStream(Box::new(messages)),
+            feed: Feed::JetStream(Box::new(messages), consumer.cached_info().num_pending),
             stream: format!("nats:{name}@{created}").into(),
             note: None,
         })
@@ -150,6 +151,13 @@ impl NatsSource {
         self.note
     }
 
+    pub(crate) fn lag(&self) -> Option<u64> {
+        match &self.feed {
+            Feed::JetStream(_, pending) => Some(*pending),
+            Feed::Plain(_) => None,
+        }
+    }
+
     pub(crate) fn stream_name(&self, _stream: u32) -> Arc<str> {
         Arc::clone(&self.stream)
     }
@@ -174,16 +182,17 @@ impl NatsSource {
 
     async fn one(feed: &mut Feed, url: &str) -> Result<Incoming, Failure> {
         match feed {
-            Feed::JetStream(messages) => {
+            Feed::JetStream(messages, pending) => {
                 let message = messages
                     .next()
                     .await
                     .ok_or_else(|| Failure::transient(format!("nats {url}: the consumer ended")))?
                     .map_err(|e| Failure::transient(format!("nats {url}: reading: {}", with_causes(&e))))?;
-                let sequence = message
+                let info = message
                     .info()
-                    .map_err(|e| Failure::transient(format!("nats {url}: reading: {e}")))?
-                    .stream_sequence;
+                    .map_err(|e| Failure::transient(format!("nats {url}: reading: {e}")))?;
+                *pending = info.pending;
+                let sequence = info.stream_sequence;
                 let (message, acker) = message.split();
                 let position = Position {
                     stream: 0,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Checkpointer;
 use super::pipelines::Pipelines;
-use super::{Settings, maintenance, tick};
+use super::{Settings, lag, maintenance, tick};
 use crate::database::ownership::{self as store, Member, View};
 use crate::database::{Database, Pool, Profile, Session, cursor};
 use crate::failure::Failure;
@@ -84,6 +84,8 @@ pub(super) async fn run(
     background.spawn(tick::run(database.clone(), tick_sender, busy.clone()));
     let writers = Arc::new(Pool::new(database.clone(), Profile::Write, 4));
     background.spawn(maintenance::run(Arc::clone(&writers)));
+    let watched = lag::Watched::default();
+    background.spawn(lag::run(Arc::clone(&writers), watched.clone()));
     let checkpointer = Checkpointer::start(Arc::clone(&writers), Arc::clone(metrics), &mut background);
     let shared = Shared {
         readers: Arc::new(Pool::new(database.clone(), Profile::Read, 3)),
@@ -101,6 +103,7 @@ pub(super) async fn run(
         metrics,
         config_version: -1,
         busy,
+        watched,
         reported_at: Instant::now(),
         heartbeat_at: Instant::now(),
     };
@@ -153,6 +156,7 @@ struct Work<'a> {
     metrics: &'a Arc<Metrics>,
     config_version: i64,
     busy: tick::Demand,
+    watched: lag::Watched,
     reported_at: Instant,
     heartbeat_at: Instant,
 }
@@ -180,12 +184,13 @@ impl Work<'_> {
         }
         self.release_ended(pipelines).await?;
         self.divide(pipelines, &view).await?;
-        self.busy.set(pipelines.forward_count() > 0);
+        self.busy.set(pipelines.forward().next().is_some());
         self.metrics
             .owned
             .set(i64::try_from(pipelines.owned().len()).unwrap_or(i64::MAX));
         if self.reported_at.elapsed() >= REPORT_EVERY {
             self.reported_at = Instant::now();
+            self.watched.set(pipelines.forward());
             pipelines.report(&mut self.session).await?;
         }
         if self.heartbeat_at.elapsed() >= HEARTBEAT_EVERY {
