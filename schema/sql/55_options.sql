@@ -292,4 +292,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('%s needs it: %s', p_connector, v_option.description);
     END IF;
+    IF p_connector = 'nats' THEN
+        PERFORM tide._check_nats(p_pipeline, p_config);
+    END IF;
 END $$;

@@ -27,7 +27,7 @@ impl Delivery {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SinkSpec {
     Kafka(Box<KafkaSinkSpec>),
-    Nats(NatsSinkSpec),
+    Nats(Box<NatsSinkSpec>),
 }
 
 impl SinkSpec {
@@ -35,7 +35,7 @@ impl SinkSpec {
     pub(super) fn read(connector: &str, options: &mut Options) -> Result<Self, OptionError> {
         Ok(match connector {
             "kafka" => Self::Kafka(Box::new(KafkaSinkSpec::read(options)?)),
-            "nats" => Self::Nats(NatsSinkSpec::read(options)?),
+            "nats" => Self::Nats(Box::new(NatsSinkSpec::read(options)?)),
             other => return Err(not_allowed("sink", "\"kafka\", \"nats\"", other)),
         })
     }
@@ -44,14 +44,14 @@ impl SinkSpec {
 /// Where a reverse pipeline receives from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SourceSpec {
-    Nats(NatsSourceSpec),
+    Nats(Box<NatsSourceSpec>),
 }
 
 impl SourceSpec {
     /// Reads the options of a source of this kind.
     pub(super) fn read(connector: &str, options: &mut Options) -> Result<Self, OptionError> {
         Ok(match connector {
-            "nats" => Self::Nats(NatsSourceSpec::read(options)?),
+            "nats" => Self::Nats(Box::new(NatsSourceSpec::read(options)?)),
             other => return Err(not_allowed("source", "\"nats\"", other)),
         })
     }

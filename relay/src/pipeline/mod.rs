@@ -87,7 +87,6 @@ pub(crate) async fn run(
                 run.attempt(&mut backoff).await
             }
         };
-        drop(watch);
         let failure: Failure = match result {
             Ok(()) if !stop.is_cancelled() => {
                 tracing::info!(pipeline = spec.name, "its secrets changed: connecting anew");
@@ -118,12 +117,16 @@ pub(crate) async fn run(
             "delivery failed: {failure}; backing off"
         );
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            biased;
             () = stop.cancelled() => {
                 status.set(State::Stopped);
                 return Exit::Stopped;
             }
+            // Other secrets may be what it waits for.
+            () = attempt_stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
         }
+        drop(watch);
         if !shared.lease.is_valid() {
             return Exit::LostOwnership;
         }
