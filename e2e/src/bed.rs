@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::unique;
+
 /// Addresses of a bed's servers.
 #[derive(Debug, Clone)]
 pub struct Bed {
@@ -13,6 +15,8 @@ pub struct Bed {
     pub kafka: String,
     /// `nats://host:port`.
     pub nats: String,
+    /// `http://host:port` of NATS's monitoring.
+    pub nats_monitor: String,
 }
 
 impl Bed {
@@ -36,6 +40,7 @@ impl Bed {
             postgres: get("TIDE_PG_URL"),
             kafka: get("TIDE_KAFKA"),
             nats: get("TIDE_NATS"),
+            nats_monitor: get("TIDE_NATS_MONITOR"),
         }
     }
 }
@@ -62,6 +67,7 @@ impl OwnBed {
                 postgres: String::new(),
                 kafka: String::new(),
                 nats: String::new(),
+                nats_monitor: String::new(),
             },
         };
         bed.run(&arguments, settings).await;
@@ -73,6 +79,21 @@ impl OwnBed {
             Some(line.to_owned())
         });
         bed
+    }
+
+    /// A NATS server alone, with further configuration.
+    pub async fn nats(name: &str, config: &str) -> Self {
+        let file = ConfigFile::write(config);
+        Self::up(name, &["nats"], &[("TIDE_BED_NATS_CONFIG", file.path())]).await
+    }
+
+    /// Ends the NATS server and starts it with another configuration, on its
+    /// old port.
+    pub async fn restart_nats(&self, config: &str) {
+        let file = ConfigFile::write(config);
+        self.stop("nats").await;
+        self.run(&["start", "nats"], &[("TIDE_BED_NATS_CONFIG", file.path())])
+            .await;
     }
 
     /// SIGKILL to a server, as a crash.
@@ -119,6 +140,27 @@ impl Drop for OwnBed {
             Ok(output) if output.status.success() => {}
             failed => eprintln!("bed {}: taking it down failed: {failed:?}", self.name),
         }
+    }
+}
+
+/// A file of configuration, there until the server has read it.
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn write(config: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("{}.conf", unique("pg-tide-e2e-nats")));
+        std::fs::write(&path, config).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
