@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::process::{self, Signal};
 use crate::unique;
 
 /// Addresses of a bed's servers.
@@ -49,6 +50,8 @@ impl Bed {
 #[derive(Debug)]
 pub struct OwnBed {
     name: String,
+    /// Its folder.
+    state: PathBuf,
     /// Its addresses; those of servers that were not started answer nobody.
     pub addresses: Bed,
 }
@@ -63,6 +66,7 @@ impl OwnBed {
         // Made first, so that a failed start is cleaned up as well.
         let mut bed = Self {
             name,
+            state: PathBuf::new(),
             addresses: Bed {
                 postgres: String::new(),
                 kafka: String::new(),
@@ -72,12 +76,14 @@ impl OwnBed {
         };
         bed.run(&arguments, settings).await;
         let environment = bed.run(&["env"], &[]).await;
-        bed.addresses = Bed::read(&|name| {
+        let variable = |name: &str| {
             let line = environment
                 .lines()
                 .find_map(|l| l.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='))?;
             Some(line.to_owned())
-        });
+        };
+        bed.addresses = Bed::read(&variable);
+        bed.state = variable("TIDE_BED_STATE").unwrap_or_default().into();
         bed
     }
 
@@ -99,6 +105,14 @@ impl OwnBed {
     /// SIGKILL to a server, as a crash.
     pub async fn kill(&self, server: &str) {
         self.run(&["kill", server], &[]).await;
+    }
+
+    /// Sends a signal to a server's process.
+    pub fn signal(&self, server: &str, signal: Signal) {
+        let file = self.state.join(server).join("pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        let pid = text.split_whitespace().next().unwrap().parse().unwrap();
+        process::send(pid, signal);
     }
 
     /// Ends a server in order.

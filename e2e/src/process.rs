@@ -13,6 +13,8 @@ pub enum Signal {
     Stop,
     /// Go on.
     Continue,
+    /// What the program makes of it.
+    User2,
 }
 
 pub(crate) fn send(pid: u32, signal: Signal) {
@@ -21,6 +23,7 @@ pub(crate) fn send(pid: u32, signal: Signal) {
         Signal::Kill => "-KILL",
         Signal::Stop => "-STOP",
         Signal::Continue => "-CONT",
+        Signal::User2 => "-USR2",
     };
     let status = Command::new("kill")
         .arg(name)
