@@ -15,6 +15,7 @@ use crate::{Database, await_condition, get, unique};
 pub struct RelayOptions {
     url: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl RelayOptions {
@@ -23,6 +24,7 @@ impl RelayOptions {
         Self {
             url: url.to_owned(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -42,6 +44,13 @@ impl RelayOptions {
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -66,6 +75,7 @@ impl RelayOptions {
                 &address.to_string(),
             ])
             .args(&self.arguments)
+            .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
