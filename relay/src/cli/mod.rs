@@ -5,13 +5,14 @@ mod relay;
 mod schema;
 mod status;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, TlsOverrides};
 
 /// Carries messages between PostgreSQL and brokers: without a subcommand, runs the relay.
 #[derive(Debug, Parser)]
@@ -33,9 +34,11 @@ enum Command {
 }
 
 /// Where PostgreSQL is.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
+#[allow(clippy::struct_field_names, reason = "the flags are named after the fields")]
 pub(crate) struct PostgresArguments {
-    /// postgres://USER:PASSWORD@HOST:PORT/DATABASE, or key=value pairs
+    /// postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, or
+    /// key=value pairs; what libpq takes
     #[arg(
         long,
         env = "PG_TIDE_POSTGRES_URL",
@@ -43,7 +46,7 @@ pub(crate) struct PostgresArguments {
         hide_env_values = true
     )]
     postgres_url: Option<String>,
-    /// A file that holds the URL
+    /// A file that holds the URL; read anew at every connection
     #[arg(
         long,
         env = "PG_TIDE_POSTGRES_URL_FILE",
@@ -51,23 +54,45 @@ pub(crate) struct PostgresArguments {
         conflicts_with = "postgres_url"
     )]
     postgres_url_file: Option<PathBuf>,
+    /// disable, allow, prefer (the default), require, verify-ca or verify-full;
+    /// before what the URL says, as are the next three
+    #[arg(long, env = "PG_TIDE_POSTGRES_SSLMODE", value_name = "MODE")]
+    postgres_sslmode: Option<String>,
+    /// Certificates of the authorities that are trusted (PEM), or "system"
+    #[arg(long, env = "PG_TIDE_POSTGRES_SSLROOTCERT", value_name = "FILE")]
+    postgres_sslrootcert: Option<String>,
+    /// The client certificate (PEM); read anew at every connection, as the others
+    #[arg(long, env = "PG_TIDE_POSTGRES_SSLCERT", value_name = "FILE")]
+    postgres_sslcert: Option<String>,
+    /// The client certificate's key (PEM)
+    #[arg(long, env = "PG_TIDE_POSTGRES_SSLKEY", value_name = "FILE")]
+    postgres_sslkey: Option<String>,
+}
+
+impl fmt::Debug for PostgresArguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresArguments")
+            .field("postgres_url_file", &self.postgres_url_file)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PostgresArguments {
+    /// A URL that cannot be read is an error at once; a file may still come.
     fn database(&self) -> Result<Database, DatabaseError> {
-        let url = match (&self.postgres_url, &self.postgres_url_file) {
-            (Some(url), _) => url.clone(),
-            (None, Some(file)) => std::fs::read_to_string(file)
-                .map_err(|e| DatabaseError::Url(format!("cannot read {}: {e}", file.display())))?
-                .trim()
-                .to_owned(),
-            (None, None) => {
-                return Err(DatabaseError::Url(
-                    "none given; use --postgres-url, --postgres-url-file or PG_TIDE_POSTGRES_URL".into(),
-                ));
-            }
+        let overrides = TlsOverrides {
+            sslmode: self.postgres_sslmode.clone(),
+            sslrootcert: self.postgres_sslrootcert.clone(),
+            sslcert: self.postgres_sslcert.clone(),
+            sslkey: self.postgres_sslkey.clone(),
         };
-        Database::new(&url)
+        match (&self.postgres_url, &self.postgres_url_file) {
+            (Some(url), _) => Database::with_tls(url, overrides),
+            (None, Some(file)) => Ok(Database::in_file(file.clone(), overrides)),
+            (None, None) => Err(DatabaseError::Url(
+                "none given; use --postgres-url, --postgres-url-file or PG_TIDE_POSTGRES_URL".into(),
+            )),
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn run(
         .connect(Profile::Lock, Some(notice_sender))
         .await
         .map_err(|e| Failure::transient(e.to_string()))?;
-    check_schema(&session, database.at()).await?;
+    check_schema(&session, &database.at()).await?;
     let member = store::join(
         &mut session,
         &settings.relay_group,
