@@ -125,6 +125,11 @@ impl OwnBed {
         self.run(&["start", server], &[]).await;
     }
 
+    /// The same, with other settings than before.
+    pub async fn start_with(&self, server: &str, settings: &[(&str, &str)]) {
+        self.run(&["start", server], settings).await;
+    }
+
     async fn run(&self, arguments: &[&str], settings: &[(&str, &str)]) -> String {
         let mut command = self.command(arguments);
         command.envs(settings.iter().copied());

@@ -29,6 +29,6 @@ pub use http::get;
 pub use pipelines::{assert_each_once, assert_in_order, numbers};
 pub use process::Signal;
 pub use proxy::Proxy;
-pub use relay::{Relay, RelayOptions, run_pg_tide};
+pub use relay::{Relay, RelayOptions, run_pg_tide, run_pg_tide_in};
 pub use secret_files::SecretFiles;
 pub use wait::{alone, answer, await_condition, beside_others, holds, unique};

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::{Database, await_condition, get, unique};
 /// How a relay is started.
 #[derive(Debug, Clone)]
 pub struct RelayOptions {
-    url: String,
+    database: [String; 2],
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -22,7 +22,16 @@ impl RelayOptions {
     /// A relay for the database at a URL.
     pub fn for_url(url: &str) -> Self {
         Self {
-            url: url.to_owned(),
+            database: ["--postgres-url".to_owned(), url.to_owned()],
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// A relay for the database whose URL is in a file.
+    pub fn for_url_file(file: &Path) -> Self {
+        Self {
+            database: ["--postgres-url-file".to_owned(), file.display().to_string()],
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -68,12 +77,8 @@ impl RelayOptions {
         let log = std::env::temp_dir().join(format!("pg-tide-e2e-{name}.log"));
         let file = File::create(&log).unwrap();
         let child = Command::new(program())
-            .args([
-                "--postgres-url",
-                &self.url,
-                "--metrics-addr",
-                &address.to_string(),
-            ])
+            .args(&self.database)
+            .args(["--metrics-addr", &address.to_string()])
             .args(&self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
@@ -228,8 +233,14 @@ impl Drop for Relay {
 
 /// Runs `pg-tide` to its end, for at most a minute.
 pub async fn run_pg_tide(arguments: &[&str]) -> Output {
+    run_pg_tide_in(&[], arguments).await
+}
+
+/// The same, with further environment variables.
+pub async fn run_pg_tide_in(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let child = Command::new(program())
         .args(arguments)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -14,6 +14,7 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config, Connection, NoTls};
 
@@ -103,7 +104,9 @@ impl Dialler<'_> {
         let (addresses, name): (Vec<IpAddr>, String) = match place {
             Place::Unix(folder) => {
                 // Not encrypted, whatever sslmode says: as libpq has it.
-                return self.within_time(self.unix(folder, port)).await;
+                return self
+                    .within_time(self.until(), Cause::Silent, self.unix(folder, port))
+                    .await;
             }
             Place::Address(ip, name) => (vec![*ip], name.clone().unwrap_or_else(|| ip.to_string())),
             Place::Name(name) => (self.look_up(name, port).await?, name.clone()),
@@ -140,7 +143,7 @@ impl Dialler<'_> {
     async fn address(&self, address: SocketAddr, name: &str) -> Result<(Client, Reader), Refusal> {
         let mut of_tls = None;
         for encryption in encryptions(self.target.tls.mode) {
-            let refusal = match self.within_time(self.tcp(address, name, *encryption)).await {
+            let refusal = match self.tcp(address, name, *encryption).await {
                 Ok(connected) => return Ok(connected),
                 Err(refusal) => refusal,
             };
@@ -156,15 +159,25 @@ impl Dialler<'_> {
         Err(of_tls.unwrap_or_else(|| Refusal::new(Cause::Other, "nothing was tried")))
     }
 
-    async fn within_time<T>(&self, doing: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-        let limit = self.target.connect_timeout;
-        match tokio::time::timeout(limit, doing).await {
+    /// The time limit is one for the connection and for what follows; which
+    /// of them is late makes a difference to a person.
+    async fn within_time<T>(
+        &self,
+        until: Instant,
+        late: Cause,
+        doing: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        match tokio::time::timeout_at(until, doing).await {
             Ok(result) => result,
             Err(_) => Err(Refusal::new(
-                Cause::Unreachable,
-                format!("no answer within {} s", limit.as_secs()),
+                late,
+                format!("no answer within {} s", self.target.connect_timeout.as_secs()),
             )),
         }
+    }
+
+    fn until(&self) -> Instant {
+        Instant::now() + self.target.connect_timeout
     }
 
     async fn unix(&self, folder: &Path, port: u16) -> Result<(Client, Reader), Refusal> {
@@ -181,12 +194,25 @@ impl Dialler<'_> {
         name: &str,
         encryption: Encryption,
     ) -> Result<(Client, Reader), Refusal> {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|e| Refusal::new(network_cause(&e), format!("{address}: {e}")))?;
+        let until = self.until();
+        let connecting = async {
+            TcpStream::connect(address)
+                .await
+                .map_err(|e| Refusal::new(network_cause(&e), format!("{address}: {e}")))
+        };
+        let stream = self.within_time(until, Cause::Unreachable, connecting).await?;
         self.tune(&stream)
             .map_err(|e| Refusal::new(Cause::Other, format!("{address}: {e}")))?;
-        let mut stream: BoxedWire = Box::new(stream);
+        let starting = self.start(Box::new(stream), name, encryption);
+        self.within_time(until, Cause::Silent, starting).await
+    }
+
+    async fn start(
+        &self,
+        mut stream: BoxedWire,
+        name: &str,
+        encryption: Encryption,
+    ) -> Result<(Client, Reader), Refusal> {
         let tls = match (encryption, &self.tls) {
             (Encryption::No, _) | (_, None) => None,
             (_, Some(config)) => {

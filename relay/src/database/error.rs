@@ -62,6 +62,8 @@ pub enum Cause {
     Refused,
     /// No way there, or no answer.
     Unreachable,
+    /// The port takes connections, and nothing is said.
+    Silent,
     /// Something else listens there.
     NotPostgres,
     /// The server does not speak TLS.
@@ -111,6 +113,10 @@ impl Cause {
             Self::UnknownHost => "; check the host's name and the DNS of this machine or pod",
             Self::Refused => "; nobody listens there: check host and port, and whether PostgreSQL runs",
             Self::Unreachable => "; check host and port, firewalls and network policies",
+            Self::Silent => {
+                "; the port takes connections, but nothing answers as PostgreSQL does: check the port, and whether \
+                 the server is overloaded or stopped halfway"
+            }
             Self::NotPostgres => "; check the port: something that is not PostgreSQL seems to listen there",
             Self::NoTls => "; switch TLS on in the server (ssl = on), or set sslmode=prefer to go without",
             Self::Handshake => {
@@ -237,10 +243,7 @@ impl Refusal {
                     Cause::UnknownAuthority,
                     "the server's certificate is not signed by a trusted authority (unknown issuer)",
                 ),
-                other => Self::new(
-                    Cause::UnknownAuthority,
-                    format!("the server's certificate cannot be trusted: {other}"),
-                ),
+                other => Self::new(Cause::UnknownAuthority, untrusted(other)),
             },
             rustls::Error::AlertReceived(
                 alert @ (Alert::UnknownCA
@@ -259,6 +262,20 @@ impl Refusal {
             other => Self::new(Cause::Handshake, format!("the TLS handshake failed: {other}")),
         }
     }
+}
+
+/// webpki's errors without a name of their own in rustls come as their Debug.
+fn untrusted(error: &CertificateError) -> String {
+    let text = error.to_string();
+    if text.contains("CaUsedAsEndEntity") {
+        return "the server's certificate calls itself an authority: it signed itself and is not among those in sslrootcert"
+            .into();
+    }
+    if text.contains("UnsupportedCertVersion") {
+        return "the server's certificate is of X.509 version 1, which has no host names to check: make one of version 3"
+            .into();
+    }
+    format!("the server's certificate cannot be trusted: {text}")
 }
 
 fn server_cause(db: &tokio_postgres::error::DbError) -> Cause {

@@ -20,10 +20,14 @@ const WAIT: Duration = Duration::from_secs(3);
 pub(super) async fn refuse_transaction_mode(first: &Client, second: &Client) -> Result<(), Refusal> {
     let shared = |what: &str| Refusal::new(Cause::Pooler, what.to_owned());
     let before = backend(first).await?;
-    second
-        .batch_execute("BEGIN")
-        .await
-        .map_err(|e| shared(&format!("a transaction is refused: {}", describe(&e))))?;
+    if let Err(error) = second.batch_execute("BEGIN").await {
+        let text = describe(&error);
+        // A pooler in statement mode says so itself.
+        return Err(match error.as_db_error() {
+            Some(_) => shared(&format!("a transaction is refused: {text}")),
+            None => Refusal::new(Cause::Other, text),
+        });
+    }
     let other = backend(second).await?;
     let again = if other == before {
         Ok(Ok(other.clone()))

@@ -116,7 +116,7 @@ impl Target {
         }
         let servers = servers(&values)?;
         let only_sockets = servers.iter().all(|(place, _)| matches!(place, Place::Unix(_)));
-        let tls = tls(&values)?;
+        let mut tls = tls(&values)?;
         let channel_binding = values.word(
             "channel_binding",
             &[
@@ -128,6 +128,11 @@ impl Target {
         )?;
         if channel_binding == ChannelBinding::Require && (tls.mode == TlsMode::Disable || only_sockets) {
             return Err("channel_binding=require needs TLS: set sslmode=require or stricter".into());
+        }
+        if channel_binding == ChannelBinding::Require && matches!(tls.mode, TlsMode::Allow | TlsMode::Prefer)
+        {
+            // Without TLS there is nothing to bind to.
+            tls.mode = TlsMode::Require;
         }
         let mut startup = Config::new();
         startup.channel_binding(channel_binding);

@@ -30,9 +30,22 @@ const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// Refuses to work with a schema that this release does not know.
 async fn check_schema(session: &Session, at: &str) -> Result<(), Failure> {
-    let status = pg_tide_schema::status(&session.client)
-        .await
-        .map_err(|e| Failure::transient(format!("PostgreSQL at {at}: {e}")))?;
+    let status = match pg_tide_schema::status(&session.client).await {
+        Ok(status) => status,
+        // The schema's own hint, to let the role see it, would only lead to the next refusal.
+        Err(pg_tide_schema::Error::Forbidden { role, what, .. }) => {
+            return Err(Failure::transient(format!(
+                "PostgreSQL at {at}: role \"{role}\" may not {what}: run GRANT tide_relay TO {role}"
+            )));
+        }
+        Err(pg_tide_schema::Error::Sql(error)) => {
+            return Err(Failure::postgres(
+                &format!("PostgreSQL at {at}: looking at schema tide"),
+                &error,
+            ));
+        }
+        Err(error) => return Err(Failure::transient(format!("PostgreSQL at {at}: {error}"))),
+    };
     match status.map(|s| s.version) {
         Some(version) if version == pg_tide_schema::VERSION => Ok(()),
         Some(version) if version > pg_tide_schema::VERSION => Err(Failure::transient(format!(
