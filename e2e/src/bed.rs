@@ -50,8 +50,8 @@ impl Bed {
 #[derive(Debug)]
 pub struct OwnBed {
     name: String,
-    /// Its folder.
-    state: PathBuf,
+    /// The folder with its data.
+    pub state: PathBuf,
     /// Its addresses; those of servers that were not started answer nobody.
     pub addresses: Bed,
 }

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{Bed, Database, Relay, RelayOptions, answer, await_condition, get, run_pg_tide, unique};
+use pg_tide_e2e::{
+    Bed, Database, OwnBed, Relay, RelayOptions, answer, await_condition, get, run_pg_tide, unique,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -225,6 +227,35 @@ async fn a_role_without_rights_is_told_which_to_grant() {
     ))
     .await;
     drop_role(&db, &role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_refused_until_it_is_the_primary() {
+    let own = OwnBed::up("standby", &["postgres"], &[]).await;
+    let db = Database::fresh(&own.addresses.postgres, "standby").await;
+    own.stop("postgres").await;
+    let signal = own.state.join("postgres/data/standby.signal");
+    std::fs::write(&signal, "").unwrap();
+    own.start("postgres").await;
+    let mut relay = RelayOptions::for_url(&db.url()).spawn();
+    await_unready(
+        &relay,
+        &[
+            "this server is a standby, which takes no writes",
+            "name the primary",
+        ],
+    )
+    .await;
+    let wanted = format!("{}?target_session_attrs=read-write", db.url());
+    assert_has(&refusal(&wanted).await, &["takes no writes"]);
+    own.stop("postgres").await;
+    std::fs::remove_file(&signal).unwrap();
+    own.start("postgres").await;
+    relay.await_ready(SOON).await;
+    // Of several servers the first that will do.
+    let several = wanted.replace("127.0.0.1", "127.0.0.1:1,127.0.0.1");
+    let output = run_pg_tide(&["schema", "status", "--postgres-url", &several]).await;
+    assert!(output.status.success(), "{output:?}");
 }
 
 async fn drop_role(db: &Database, role: &str) {

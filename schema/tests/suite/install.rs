@@ -213,7 +213,8 @@ async fn dump_and_restore(database: &Database, session: &Session) {
             "-o",
             "pipefail",
             "-c",
-            "pg_dump \"$1\" | psql -X -q -v ON_ERROR_STOP=1 \"$2\"",
+            // pg_dump is of the newest version and sets what servers before 17 do not know.
+            "pg_dump \"$1\" | grep -v '^SET transaction_timeout = 0;$' | psql -X -q -v ON_ERROR_STOP=1 \"$2\"",
         ])
         .args(["bash", &url(&database.name), &url(&copy)])
         .output()
