@@ -14,15 +14,18 @@ pub mod certs;
 mod database;
 mod http;
 pub mod kafka;
+mod kafka_secured;
 pub mod nats;
 mod pipelines;
 mod process;
 mod relay;
+mod token_server;
 mod wait;
 
 pub use bed::{Bed, OwnBed};
 pub use database::Database;
 pub use http::get;
+pub use kafka_secured::{Listener, SecuredKafka, reference};
 pub use pipelines::{assert_each_once, assert_in_order, numbers};
 pub use process::Signal;
 pub use relay::{Relay, RelayOptions, run_pg_tide};

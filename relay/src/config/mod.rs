@@ -3,6 +3,7 @@
 
 mod common;
 mod kafka;
+mod kafka_security;
 mod nats;
 mod options;
 mod pipeline;
@@ -12,7 +13,9 @@ mod tls;
 
 pub(crate) use common::Ordering;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
+pub(crate) use kafka_security::{OAuthSpec, Sasl};
 pub(crate) use nats::{NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};
 pub(crate) use secret::{Secret, SecretError, SecretRef};
 pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};
+pub(crate) use tls::TlsSpec;

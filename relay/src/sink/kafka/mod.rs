@@ -10,16 +10,18 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use tokio::time::Instant;
 
-use self::client::{Delivered, Reports};
+use self::client::{Delivered, Reports, Trouble};
 use super::{Outcome, Settled};
-use crate::broker::kafka;
-use crate::config::{Delivery, KafkaSinkSpec};
+use crate::broker::kafka::{self, Watch};
+use crate::config::{Delivery, KafkaSinkSpec, Sasl};
 use crate::cursor::{Positions, Ticket};
 use crate::encode::{Event, EventId, Identity, added};
 use crate::failure::Failure;
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+const METADATA_TURN: Duration = Duration::from_millis(500);
 
 /// The window keeps the library's queue from filling up; should it be full all
 /// the same, it is asked again every millisecond, so often.
@@ -42,10 +44,42 @@ pub(crate) struct KafkaSink {
     identity: Identity,
     producer: Option<Arc<ThreadedProducer<Reports>>>,
     reports: Reports,
+    watch: Watch,
     topics: Vec<Topic>,
     by_name: HashMap<String, usize>,
     streams: Vec<Arc<str>>,
     incoming: Vec<Delivered>,
+}
+
+/// Name, number of partitions, error.
+type TopicMetadata = (String, i32, Option<RDKafkaErrorCode>);
+
+/// Whether a topic's error may be one of its creation.
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::LeaderNotAvailable
+    )
+}
+
+/// Blocking.
+fn ask_metadata(
+    producer: &ThreadedProducer<Reports>,
+    topic: Option<&str>,
+    reports: &Reports,
+) -> Result<Vec<TopicMetadata>, KafkaError> {
+    let metadata = producer.client().fetch_metadata(topic, METADATA_TURN)?;
+    reports.connected_to(metadata.brokers().len());
+    let topics = metadata.topics().iter().map(|t| {
+        (
+            t.name().to_owned(),
+            i32::try_from(t.partitions().len()).unwrap_or(0),
+            t.error().map(RDKafkaErrorCode::from),
+        )
+    });
+    Ok(topics.collect())
 }
 
 impl KafkaSink {
@@ -54,13 +88,15 @@ impl KafkaSink {
         identity: &Identity,
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
-        let reports = Reports::default();
+        let watch = Watch::new(&spec.connection);
+        let reports = Reports::new(watch.clone());
         let producer = client::producer(spec, max_in_flight, reports.clone())?;
         let mut sink = Self {
             spec: spec.clone(),
             identity: identity.clone(),
             producer: Some(Arc::new(producer)),
             reports,
+            watch,
             topics: Vec::new(),
             by_name: HashMap::new(),
             streams: Vec::new(),
@@ -79,15 +115,29 @@ impl KafkaSink {
         }
     }
 
-    fn failure(&self, what: &str, error: &KafkaError) -> Failure {
-        let reason = match self.reports.last_reason() {
-            Some(reason) if kafka::is_connection(error) => reason,
-            _ => kafka::describe(error),
+    /// An error of the producer, explained where a connection is missing.
+    async fn failure(&self, what: &str, error: &KafkaError) -> Failure {
+        let reason = if kafka::is_connection(error) {
+            self.watch.explained().await
+        } else {
+            None
         };
+        let reason = reason.unwrap_or_else(|| kafka::describe(error));
         Failure::transient(format!(
             "kafka {}: {what}: {reason}",
             self.spec.connection.brokers
         ))
+    }
+
+    async fn trouble(&self, trouble: Trouble) -> Failure {
+        let words = match trouble {
+            Trouble::NoBroker(reason) => {
+                let reason = self.watch.explained().await.unwrap_or(reason);
+                format!("no broker can be reached: {reason}")
+            }
+            Trouble::GaveUp(reason) => format!("the producer gave up: {reason}"),
+        };
+        Failure::transient(format!("kafka {}: {words}", self.spec.connection.brokers))
     }
 
     fn producer(&self) -> Result<Arc<ThreadedProducer<Reports>>, Failure> {
@@ -97,56 +147,68 @@ impl KafkaSink {
     }
 
     /// Partition counts by topic, as the brokers tell them.
-    async fn metadata(&self, topic: Option<&str>) -> Result<Vec<(String, i32, Option<String>)>, Failure> {
-        let producer = self.producer()?;
-        let owned = topic.map(str::to_owned);
-        let reports = self.reports.clone();
-        let result = tokio::task::spawn_blocking(move || {
-            let metadata = producer
-                .client()
-                .fetch_metadata(owned.as_deref(), METADATA_TIMEOUT)?;
-            reports.set_broker_count(metadata.brokers().len());
-            Ok::<_, KafkaError>(
-                metadata
-                    .topics()
-                    .iter()
-                    .map(|t| {
-                        let error = t.error().map(|e| kafka::describe_code(RDKafkaErrorCode::from(e)));
-                        (
-                            t.name().to_owned(),
-                            i32::try_from(t.partitions().len()).unwrap_or(0),
-                            error,
-                        )
-                    })
-                    .collect::<Vec<_>>(),
-            )
-        })
-        .await
-        .map_err(|e| Failure::transient(format!("kafka: {e}")))?;
-        result.map_err(|e| self.failure("asking for metadata", &e))
+    async fn metadata(&self, topic: Option<&str>) -> Result<Vec<TopicMetadata>, Failure> {
+        let deadline = Instant::now() + self.patience();
+        loop {
+            let producer = self.producer()?;
+            let owned = topic.map(str::to_owned);
+            let reports = self.reports.clone();
+            let result =
+                tokio::task::spawn_blocking(move || ask_metadata(&producer, owned.as_deref(), &reports))
+                    .await
+                    .map_err(|e| Failure::transient(format!("kafka: {e}")))?;
+            match result {
+                Ok(topics) => return Ok(topics),
+                // Asked again in short turns, so that what the broker does not
+                // forgive (a wrong password, say) is told as soon as it is known.
+                Err(error)
+                    if kafka::is_connection(&error)
+                        && Instant::now() < deadline
+                        && !self.watch.is_hopeless() => {}
+                Err(error) => return Err(self.failure("asking for metadata", &error).await),
+            }
+        }
+    }
+
+    /// How long the first answer may take.
+    fn patience(&self) -> Duration {
+        match self.spec.connection.security.sasl {
+            Some(Sasl::OAuth(_)) => METADATA_TIMEOUT + kafka::TOKEN_TIMEOUT,
+            _ => METADATA_TIMEOUT,
+        }
+    }
+
+    fn unusable(&self, topic: &str, reason: &str) -> Failure {
+        Failure::transient(format!(
+            "kafka {}: topic \"{topic}\" cannot be used: {reason}",
+            self.spec.connection.brokers
+        ))
     }
 
     /// Looks a topic up (which creates it where the brokers do that by
     /// themselves) and numbers its partitions.
     async fn add_topic(&mut self, name: &str) -> Result<(), Failure> {
-        let deadline = tokio::time::Instant::now() + METADATA_TIMEOUT;
+        let deadline = Instant::now() + METADATA_TIMEOUT;
         let partitions = loop {
             let topics = self.metadata(Some(name)).await?;
             let found = topics.into_iter().find(|(topic, ..)| topic == name);
             match found {
                 Some((_, partitions, None)) if partitions > 0 => break partitions,
+                Some((_, _, Some(code))) if !is_passing(code) => {
+                    return Err(self.unusable(name, &kafka::describe_code(code)));
+                }
                 // A topic being created has no leader for a moment.
-                _ if tokio::time::Instant::now() < deadline => {
+                _ if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                other => {
-                    let reason = other
-                        .and_then(|(_, _, error)| error)
-                        .unwrap_or_else(|| "no partitions".into());
-                    return Err(Failure::transient(format!(
-                        "kafka {}: topic \"{name}\" cannot be used: {reason}; create it, or allow the brokers to create topics",
-                        self.spec.connection.brokers
-                    )));
+                Some((_, _, Some(RDKafkaErrorCode::LeaderNotAvailable))) => {
+                    return Err(self.unusable(name, "it has no leader: brokers that hold it are away"));
+                }
+                _ => {
+                    return Err(self.unusable(
+                        name,
+                        "the topic does not exist and the brokers do not create it; create it, or set auto.create.topics.enable at the brokers",
+                    ));
                 }
             }
         };
@@ -198,7 +260,10 @@ impl KafkaSink {
         })
         .await
         .map_err(|e| Failure::transient(format!("kafka: {e}")))?;
-        result.map_err(|e| self.failure("asking for end offsets", &e))
+        match result {
+            Ok(ends) => Ok(ends),
+            Err(error) => Err(self.failure("asking for end offsets", &error).await),
+        }
     }
 
     pub(crate) async fn new_positions(&mut self, known: &Positions) -> Result<Positions, Failure> {
@@ -305,7 +370,7 @@ impl KafkaSink {
                         self.reports.give_up("the producer gave up");
                         return Ok(None);
                     }
-                    _ => return Err(self.failure("producing", &error)),
+                    _ => return Err(self.failure("producing", &error).await),
                 },
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -357,12 +422,11 @@ impl KafkaSink {
                     });
                 }
                 Err(code) => {
-                    first_failure.get_or_insert_with(|| {
-                        self.failure(
-                            &format!("delivering to topic \"{}\"", topic.name),
-                            &KafkaError::MessageProduction(code),
-                        )
-                    });
+                    if first_failure.is_none() {
+                        let what = format!("delivering to topic \"{}\"", topic.name);
+                        let error = KafkaError::MessageProduction(code);
+                        first_failure = Some(self.failure(&what, &error).await);
+                    }
                 }
             }
         }
@@ -375,10 +439,7 @@ impl KafkaSink {
             return Err(failure);
         }
         match self.reports.trouble() {
-            Some(trouble) => Err(Failure::transient(format!(
-                "kafka {}: {trouble}",
-                self.spec.connection.brokers
-            ))),
+            Some(trouble) => Err(self.trouble(trouble).await),
             None => Ok(()),
         }
     }

@@ -56,9 +56,17 @@ pub(super) fn read(
         .set("fetch.message.max.bytes", "4194304")
         .set("queued.max.messages.kbytes", "8192");
     kafka::set_properties(&mut config, &spec.connection);
-    let failed = |e: &KafkaError| spec.connection.failure("reading the end of the topic", e);
-    let consumer: BaseConsumer<kafka::Quiet> =
-        config.create_with_context(kafka::Quiet).map_err(|e| failed(&e))?;
+    let watch = kafka::Watch::new(&spec.connection);
+    let failed = |e: &KafkaError| {
+        Failure::transient(format!(
+            "kafka {}: reading the end of the topic: {}",
+            spec.connection.brokers,
+            watch.describe(e)
+        ))
+    };
+    let consumer: BaseConsumer<kafka::Quiet> = config
+        .create_with_context(kafka::Quiet(watch.clone()))
+        .map_err(|e| failed(&e))?;
     for (topic, partitions) in topics {
         read_topic(&consumer, topic, &partitions, identity, &mut landed).map_err(|e| failed(&e))?;
     }
