@@ -419,6 +419,9 @@ async fn a_missing_right_is_told() {
     let seen = unique("rights_seen");
     kafka::create_topic(kafka.open(), &seen, 1, &[]).await;
     kafka.allow("bob", "Describe", ["--topic", &seen]).await;
+    let written = unique("rights_written");
+    kafka::create_topic(kafka.open(), &written, 1, &[]).await;
+    kafka.allow("bob", "All", ["--topic", &written]).await;
     let bob = login(&kafka, "sasl_plaintext", "PLAIN", "bob", SecuredKafka::PASSWORD);
     let by_certificate = with(
         tls(&kafka),
@@ -436,6 +439,15 @@ async fn a_missing_right_is_told() {
             kafka.address(Listener::MutualTls),
             by_certificate,
             &["no right to use the topic", "WRITE"],
+        ),
+        (
+            "no right to transactions",
+            kafka.address(Listener::Sasl),
+            with(
+                bob.clone(),
+                &json!({"topic": written, "delivery": "transactional"}),
+            ),
+            &["no right to use the transactional id", "pg-tide-"],
         ),
         (
             "may only look",

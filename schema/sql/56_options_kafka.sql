@@ -9,7 +9,7 @@ INSERT INTO tide.connector_option (direction, connector, key, kind, required, al
 ('forward', 'kafka', 'linger_ms', 'integer', false, NULL, 0, 10000, 'Wait for more records before a batch is sent, in milliseconds.'),
 ('forward', 'kafka', 'batch_bytes', 'integer', false, NULL, 1024, 100000000, 'Size of a record batch, in bytes, at most.'),
 ('forward', 'kafka', 'headers', 'object', false, NULL, NULL, NULL, 'Headers to add: names and templates; one that cannot be made is left out.'),
-('forward', 'kafka', 'delivery', 'text', false, '{exactly-once,at-least-once}', NULL, NULL, 'exactly-once: after a takeover the topic''s tail is read so that nothing is sent twice.');
+('forward', 'kafka', 'delivery', 'text', false, '{exactly-once,at-least-once,transactional}', NULL, NULL, 'exactly-once: after a takeover the topic''s tail is read so that nothing is sent twice; transactional: batches in transactions, and the broker fences an owner that was replaced.');
 
 -- The connection's options.
 INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
@@ -100,6 +100,11 @@ DECLARE
     v_key       text;
 BEGIN
     PERFORM tide._check_librdkafka(p_pipeline, p_config -> 'librdkafka');
+
+    IF p_config ->> 'delivery' = 'transactional' AND coalesce(p_config ->> 'acks', 'all') NOT IN ('all', '-1') THEN
+        PERFORM tide._refuse_option(p_pipeline, 'acks', 'does not go with delivery "transactional"',
+            'A transaction needs "acks" "all"; leave the key out.');
+    END IF;
 
     v_key := tide._first_given(p_config, '{tls_ca,tls_cert,tls_key,tls_key_password}');
     IF v_key IS NOT NULL AND v_protocol NOT IN ('ssl', 'sasl_ssl') THEN

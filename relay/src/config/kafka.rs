@@ -120,7 +120,7 @@ fn refused_property(name: &str) -> Option<String> {
 
 impl KafkaSinkSpec {
     pub(super) fn read(options: &mut Options) -> Result<Self, OptionError> {
-        Ok(Self {
+        let spec = Self {
             connection: KafkaConnection::read(options)?,
             topic: options.required_template("topic")?,
             key: options.template("key")?,
@@ -142,8 +142,27 @@ impl KafkaSinkSpec {
             batch_bytes: options
                 .number("batch_bytes", 1_024..=100_000_000)?
                 .unwrap_or(1_000_000),
-            delivery: Delivery::read(options)?,
-        })
+            delivery: options
+                .one_of(
+                    "delivery",
+                    &[
+                        ("exactly-once", Delivery::ExactlyOnce),
+                        ("at-least-once", Delivery::AtLeastOnce),
+                        ("transactional", Delivery::Transactional),
+                    ],
+                )?
+                .unwrap_or(Delivery::ExactlyOnce),
+        };
+        if spec.delivery == Delivery::Transactional && spec.acks != "all" {
+            return Err(OptionError::Bad {
+                key: "acks".into(),
+                reason: format!(
+                    "must be \"all\" with \"delivery\" \"transactional\", not \"{}\"",
+                    spec.acks
+                ),
+            });
+        }
+        Ok(spec)
     }
 }
 

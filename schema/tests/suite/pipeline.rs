@@ -59,6 +59,10 @@ async fn each_wrong_key_or_value_is_named() {
             &["\"librdkafka.ssl.ca.location\"", "Use \"tls_ca\""],
         ),
         (
+            ", \"delivery\": \"transactional\", \"acks\": 1",
+            &["\"acks\"", "does not go with delivery \"transactional\""],
+        ),
+        (
             ", \"tls_ca\": \"x\"",
             &["\"tls_ca\"", "does not go with security_protocol \"plaintext\"", "sasl_ssl"],
         ),

@@ -95,6 +95,28 @@ pub(crate) fn is_connection(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether the broker has let a newer producer of the same transactional id in.
+pub(crate) fn is_fenced(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+        )
+    )
+}
+
+/// The same in a reason of the library.
+pub(crate) fn tells_of_fencing(reason: &str) -> bool {
+    reason.to_lowercase().contains("fenced")
+}
+
+/// Whether a call on a transaction may be made again.
+pub(crate) fn is_retriable(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
+}
+
 /// An error in words. Never shows the value of a setting: it may be a secret.
 pub(crate) fn describe(error: &KafkaError) -> String {
     match error {
@@ -102,6 +124,11 @@ pub(crate) fn describe(error: &KafkaError) -> String {
             format!("librdkafka does not take the value of its setting \"{key}\"")
         }
         KafkaError::ClientCreation(reason) => describe_creation(reason),
+        // What the library says of a transaction is more than its code.
+        KafkaError::Transaction(error) => match error.code() {
+            RDKafkaErrorCode::TransactionalIdAuthorizationFailed => describe_code(error.code()),
+            _ => error.to_string(),
+        },
         _ => match error.rdkafka_error_code() {
             Some(code) => describe_code(code),
             None => error.to_string(),

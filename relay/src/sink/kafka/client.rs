@@ -15,6 +15,9 @@ use crate::broker::kafka::{self, Watch, is_connection};
 use crate::config::KafkaSinkSpec;
 use crate::failure::Failure;
 
+/// Longer than the pipeline waits for an acknowledgement.
+const TRANSACTION_TIMEOUT_MS: &str = "15000";
+
 /// A delivery report: partition and offset, or the error.
 #[derive(Debug)]
 pub(super) struct Delivered {
@@ -168,18 +171,18 @@ impl ProducerContext for Reports {
 pub(super) fn producer(
     spec: &KafkaSinkSpec,
     max_in_flight: usize,
+    transactional_id: Option<&str>,
     reports: Reports,
 ) -> Result<ThreadedProducer<Reports>, Failure> {
     let mut config = kafka::client_config(&spec.connection)?;
     let idempotent = spec.acks == "all";
+    // A refused batch must not leave a gap before later ones; in a transaction
+    // it cannot.
+    let gapless = idempotent && transactional_id.is_none();
     config
         .set("acks", spec.acks)
         .set("enable.idempotence", if idempotent { "true" } else { "false" })
-        // A refused batch must not leave a gap before later ones.
-        .set(
-            "enable.gapless.guarantee",
-            if idempotent { "true" } else { "false" },
-        )
+        .set("enable.gapless.guarantee", if gapless { "true" } else { "false" })
         .set("compression.type", spec.compression)
         .set("linger.ms", spec.linger.as_millis().to_string())
         .set("batch.size", spec.batch_bytes.to_string())
@@ -195,6 +198,14 @@ pub(super) fn producer(
         .set("message.timeout.ms", "60000")
         .set("request.timeout.ms", "5000")
         .set("retry.backoff.ms", "50");
+    if let Some(id) = transactional_id {
+        // A dead owner that nobody replaces holds readers of committed
+        // messages back for so long.
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+            .set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
+    }
     kafka::set_properties(&mut config, &spec.connection);
     config
         .create_with_context(reports)
