@@ -7,6 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::{DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::await_condition;
@@ -75,6 +76,30 @@ pub async fn await_records(brokers: &str, topic: &str, count: usize, within: Dur
     })
     .await;
     records(brokers, topic).await
+}
+
+/// The next offset of each partition; markers of transactions have offsets,
+/// too.
+pub async fn end_offsets(brokers: &str, topic: &str) -> Vec<i64> {
+    let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
+    let ends = tokio::task::spawn_blocking(move || ends(&consumer(&brokers), &topic));
+    let ends = ends.await.unwrap().unwrap_or_default();
+    ends.into_iter().map(|(_, _, end)| end).collect()
+}
+
+/// A producer of this transactional id, which it takes over.
+pub async fn transactional(brokers: &str, id: &str) -> ThreadedProducer<DefaultProducerContext> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("transactional.id", id);
+    tokio::task::spawn_blocking(move || {
+        let producer: ThreadedProducer<DefaultProducerContext> = config.create().unwrap();
+        producer.init_transactions(TIMEOUT).unwrap();
+        producer
+    })
+    .await
+    .unwrap()
 }
 
 fn consumer(brokers: &str) -> BaseConsumer {

@@ -156,29 +156,6 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION tide._check_librdkafka(p_pipeline text, p_properties jsonb)
-RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    v_entry record;
-BEGIN
-    FOR v_entry IN SELECT * FROM jsonb_each(p_properties) WHERE jsonb_typeof(p_properties) = 'object' LOOP
-        IF v_entry.key ~ '(password|secret|oauthbearer\.config|\.pem$)' THEN
-            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" is a secret', v_entry.key, p_pipeline
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Secrets are never kept in SQL; use the option of its own, such as "sasl_password", with "${file:/absolute/path}" or "${env:NAME}".';
-        ELSIF v_entry.key IN ('bootstrap.servers', 'metadata.broker.list', 'enable.idempotence', 'enable.gapless.guarantee',
-                              'acks', 'request.required.acks', 'transactional.id', 'delivery.report.only.error') THEN
-            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" cannot be set: delivery rests on it', v_entry.key, p_pipeline
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Brokers and acks are options of their own: "brokers", "acks".';
-        ELSIF jsonb_typeof(v_entry.value) NOT IN ('string', 'number', 'boolean') THEN
-            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" must be a text, a number, true or false', v_entry.key, p_pipeline
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Write the value as librdkafka''s documentation does.';
-        END IF;
-    END LOOP;
-END $$;
-
 -- A text, a number, true or false, or a list of these.
 CREATE OR REPLACE FUNCTION tide._is_filter_value(p_value jsonb)
 RETURNS boolean
@@ -275,7 +252,6 @@ BEGIN
                       HINT = 'Secrets are never kept in SQL. Write the address as host:port alone, and credentials in options of their own, by reference: "${file:/absolute/path}" or "${env:NAME}".';
         END IF;
     END LOOP;
-    PERFORM tide._check_librdkafka(p_pipeline, p_config -> 'librdkafka');
     PERFORM tide._check_filter(p_pipeline, p_config -> 'filter');
     PERFORM tide._check_headers(p_pipeline, p_config -> 'headers');
     IF p_config ? 'cloudevents' AND coalesce(p_config ->> 'encoding', 'raw') = 'raw' THEN
@@ -294,5 +270,7 @@ BEGIN
     END IF;
     IF p_connector = 'nats' THEN
         PERFORM tide._check_nats(p_pipeline, p_config);
+    ELSIF p_connector = 'kafka' THEN
+        PERFORM tide._check_kafka(p_pipeline, p_config);
     END IF;
 END $$;

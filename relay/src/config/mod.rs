@@ -3,6 +3,7 @@
 
 mod common;
 mod kafka;
+mod kafka_security;
 mod nats;
 mod options;
 mod pipeline;
@@ -13,6 +14,7 @@ mod tls;
 pub(crate) use common::Ordering;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
 pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};
+pub(crate) use kafka_security::{OAuthSpec, Sasl};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};
 pub(crate) use secret::{Secret, SecretError, SecretRef};
 pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};

@@ -11,6 +11,8 @@ pub(crate) enum Delivery {
     ExactlyOnce,
     /// What was in flight is sent again.
     AtLeastOnce,
+    /// The broker fences an owner that was replaced (Kafka).
+    Transactional,
 }
 
 impl Delivery {

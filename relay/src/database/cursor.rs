@@ -66,6 +66,19 @@ pub(crate) async fn cluster(session: &mut Session) -> Result<Cluster, Failure> {
     })
 }
 
+/// A name for this database that no other has, and that stays the same when a
+/// standby takes over.
+pub(crate) async fn origin(session: &mut Session, cluster: Cluster) -> Result<Arc<str>, Failure> {
+    let failed = |e| Failure::postgres("reading the database's name", &e);
+    let row = session
+        .client
+        .query_one("SELECT current_database()::text", &[])
+        .await
+        .map_err(failed)?;
+    let name: &str = row.try_get(0).map_err(failed)?;
+    Ok(format!("{}-{name}", cluster.system_identifier).into())
+}
+
 /// Reads a group's cursor.
 pub(crate) async fn read(session: &mut Session, group_id: i32) -> Result<StoredCursor, Failure> {
     let failed = |e| Failure::postgres("reading the cursor", &e);

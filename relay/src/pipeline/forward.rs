@@ -64,7 +64,12 @@ impl Run<'_> {
     pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
         let (stored, reanchored) = self.stored_cursor().await?;
         let identity = self.spec.identity();
-        let opening = Sink::open(&self.forward.sink, &identity, self.forward.max_in_flight);
+        let opening = Sink::open(
+            &self.forward.sink,
+            &identity,
+            &self.shared.origin,
+            self.forward.max_in_flight,
+        );
         let sink = tokio::select! {
             sink = opening => sink?,
             () = self.stop.cancelled() => return Ok(()),
@@ -294,7 +299,9 @@ impl Run<'_> {
             let Some(row) = pending.page.rows.get(pending.next) else {
                 return Ok(true);
             };
-            let full = a.window.len() >= self.forward.max_in_flight || a.window.bytes() >= WINDOW_BYTES;
+            let full = !a.sink.accepts()
+                || a.window.len() >= self.forward.max_in_flight
+                || a.window.bytes() >= WINDOW_BYTES;
             if full || (a.suspect.is_some_and(|id| id <= row.id) && !a.window.is_empty()) {
                 return Ok(false);
             }

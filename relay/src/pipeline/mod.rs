@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) ticks: watch::Receiver<Option<Tick>>,
     pub(crate) lease: Lease,
     pub(crate) cluster: Cluster,
+    /// Tells the database apart from all others.
+    pub(crate) origin: Arc<str>,
 }
 
 /// Why a pipeline ended.

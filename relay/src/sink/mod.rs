@@ -52,15 +52,17 @@ macro_rules! each {
 }
 
 impl Sink {
-    /// Connects and makes sure that the broker answers.
+    /// Connects and makes sure that the broker answers. `origin` names the
+    /// database among all others.
     pub(crate) async fn open(
         spec: &SinkSpec,
         identity: &Identity,
+        origin: &str,
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
         Ok(match spec {
             SinkSpec::Kafka(spec) => Self::Kafka(Box::new(
-                kafka::KafkaSink::open(spec, identity, max_in_flight).await?,
+                kafka::KafkaSink::open(spec, identity, origin, max_in_flight).await?,
             )),
             SinkSpec::Nats(spec) => Self::Nats(Box::new(
                 nats::NatsSink::open(spec, identity, max_in_flight).await?,
@@ -102,6 +104,14 @@ impl Sink {
     /// The ids of this pipeline that lie in the log from these positions on.
     pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
         each!(self, s => s.landed(since).await)
+    }
+
+    /// Whether messages may be sent now; if not, outcomes must come first.
+    pub(crate) fn accepts(&self) -> bool {
+        match self {
+            Self::Kafka(sink) => sink.accepts(),
+            Self::Nats(_) => true,
+        }
     }
 
     /// Hands a message to the client library. `Some` refuses it for good.

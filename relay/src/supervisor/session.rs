@@ -84,6 +84,7 @@ pub(super) async fn run(
     )
     .await?;
     let cluster = cursor::cluster(&mut session).await?;
+    let origin = cursor::origin(&mut session, cluster).await?;
     tracing::info!(
         database = database.at(),
         relay_group = settings.relay_group,
@@ -107,6 +108,7 @@ pub(super) async fn run(
         ticks,
         lease: Lease::new(),
         cluster,
+        origin,
     };
     let mut pipelines = Pipelines::new(shared.clone(), Arc::clone(metrics));
     let mut work = Work {
