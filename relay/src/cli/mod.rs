@@ -55,7 +55,7 @@ pub(crate) struct PostgresArguments {
     )]
     postgres_url_file: Option<PathBuf>,
     /// disable, allow, prefer (the default), require, verify-ca or verify-full;
-    /// before what the URL says, as are the next three
+    /// overrides the URL, as do the next three
     #[arg(long, env = "PG_TIDE_POSTGRES_SSLMODE", value_name = "MODE")]
     postgres_sslmode: Option<String>,
     /// Certificates of the authorities that are trusted (PEM), or "system"
