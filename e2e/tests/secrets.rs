@@ -17,7 +17,8 @@ use pg_tide_e2e::nats_auth::Operator;
 use pg_tide_e2e::{Bed, Database, OwnBed, RelayOptions, SecretFiles, run_pg_tide, unique};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
+/// Everything is logged, which takes its time.
+const SOON: Duration = Duration::from_mins(1);
 
 /// What becomes of a pipeline.
 enum Ends {
@@ -212,6 +213,7 @@ async fn configure(db: &Database, case: &Case) {
     let literal = |value: &Value| value.to_string().replace('\'', "''");
     let mut options = case.options.clone();
     options["subject"] = unique(case.name).into();
+    options["retry"] = json!({"initial": "1s"});
     let (name, connector) = (case.name, case.connector);
     db.run(&format!(
         "SELECT tide.relay_set_outbox('{name}_out', 'events', '{connector}', '{options}'),

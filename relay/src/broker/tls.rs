@@ -4,6 +4,7 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use async_nats::rustls::client::ResolvesClientCert;
 use async_nats::rustls::crypto::{CryptoProvider, ring};
@@ -14,7 +15,12 @@ use async_nats::rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, InconsistentKeys, RootCertStore, SignatureScheme,
 };
 
+use parking_lot::Mutex;
+
 use crate::config::{SecretError, TlsSpec};
+
+/// A change of the system's certificates is seen after so long.
+const KEEP_ROOTS: Duration = Duration::from_mins(5);
 
 /// Why the options give no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -58,19 +64,19 @@ impl ClientTls {
     /// Reads certificates and key as they are now.
     pub(crate) fn read(spec: &TlsSpec) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        match &spec.ca {
+        let roots = match &spec.ca {
             Some(ca) => {
+                let mut roots = RootCertStore::empty();
                 let pem = ca.read().map_err(unreadable("tls_ca"))?;
                 for certificate in certificates("tls_ca", &pem)? {
                     roots
                         .add(certificate)
                         .map_err(|e| bad("tls_ca", format!("a certificate cannot be used: {e}")))?;
                 }
+                Arc::new(roots)
             }
-            // What the system has; a server then fails by an unknown authority.
-            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
-        }
+            None => system_roots(),
+        };
         let certificate = Arc::new(OwnCertificate {
             key: own_key(spec, &provider)?.map(Arc::new),
             asked: AtomicBool::new(false),
@@ -189,6 +195,24 @@ fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         return Some(found);
     }
     find(error.source()?)
+}
+
+/// What the system trusts; if nothing, servers fail by an unknown authority.
+/// Kept for a while: reading it costs milliseconds, and a thousand pipelines
+/// may connect at once.
+fn system_roots() -> Arc<RootCertStore> {
+    static KEPT: Mutex<Option<(Instant, Arc<RootCertStore>)>> = Mutex::new(None);
+    let mut kept = KEPT.lock();
+    if let Some((since, roots)) = &*kept
+        && since.elapsed() < KEEP_ROOTS
+    {
+        return Arc::clone(roots);
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let roots = Arc::new(roots);
+    *kept = Some((Instant::now(), Arc::clone(&roots)));
+    roots
 }
 
 fn unreadable(key: &'static str) -> impl FnOnce(SecretError) -> TlsError {
