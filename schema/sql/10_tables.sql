@@ -8,6 +8,9 @@
 --    Hence a transaction whose xid was not given out yet when the sequence was
 --    read gets ids above the value that was read (docs/design/cursor.md).
 --  * tide.message_id_seq keeps CACHE 1: ids must grow in the order of nextval.
+--  * This file runs once, at installation; every other file runs again at an
+--    upgrade. A change here goes into schema/upgrade/ as well (CONTRIBUTING.md);
+--    a new column goes to the end of its table.
 
 CREATE SEQUENCE tide.message_id_seq AS bigint CACHE 1;
 CREATE SEQUENCE tide.epoch_seq AS bigint CACHE 1;
@@ -48,6 +51,9 @@ CREATE TABLE tide.outbox_message (
     -- Room for payloads that are not JSON (Avro, Protobuf): not used yet.
     body        bytea
 ) PARTITION BY LIST (outbox);
+
+-- Where messages of unknown outboxes end up, only to be refused by a trigger.
+CREATE TABLE tide.outbox_unknown PARTITION OF tide.outbox_message DEFAULT;
 
 CREATE TABLE tide.consumer_group (
     group_id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -186,13 +192,13 @@ CREATE TABLE tide.pipeline_status (
     last_error    text,
     last_error_at timestamptz,
     note          text,
+    reported_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Messages a second, over the last few seconds.
     rate          real NOT NULL DEFAULT 0,
     -- Reverse: where the last message stored lay in its source, and how many
     -- are known to wait there.
     source_position text,
-    source_lag    bigint,
-    reported_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+    source_lag    bigint
 ) WITH (fillfactor = 50);
 
 -- Messages that could not be delivered (forward) or stored (reverse), whole.
@@ -244,3 +250,17 @@ CREATE TABLE tide.redelivery (
     CHECK ((dlq_id IS NULL) = (old_snapshot IS NOT NULL AND new_snapshot IS NOT NULL AND last_id IS NOT NULL))
 );
 CREATE INDEX redelivery_pipeline ON tide.redelivery (pipeline_id, redelivery_id);
+
+-- What the config of a pipeline may contain; filled by 55_options.sql.
+CREATE TABLE tide.connector_option (
+    connector   text NOT NULL,          -- '*': every connector of the direction
+    direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
+    key         text NOT NULL,          -- 'retry.max': max inside retry
+    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
+    required    boolean NOT NULL DEFAULT false,
+    allowed     text[],
+    minimum     bigint,
+    maximum     bigint,
+    description text NOT NULL,
+    PRIMARY KEY (direction, connector, key)
+);

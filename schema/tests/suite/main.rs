@@ -2,6 +2,7 @@
 //! own and drops it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod catalogue;
 mod consumer_group;
 mod dead_letter;
 mod inbox;
@@ -12,4 +13,5 @@ mod publish;
 mod retention;
 mod support;
 mod tutorial;
+mod upgrade;
 mod views;
