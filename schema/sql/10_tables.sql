@@ -92,8 +92,36 @@ CREATE TABLE tide.group_cursor (
     low_water_position jsonb NOT NULL DEFAULT '{}',
     consumer_id        text,
     committed_at       timestamptz,
-    -- The snapshots are those of the last tide.poll_outbox.
-    polled             boolean NOT NULL DEFAULT false
+    -- For tide.poll_outbox: the last sign of life; the low-water mark once the
+    -- round is delivered; a tick whose transactions are not all finished yet.
+    polled_at          timestamptz,
+    round_low_water_id bigint NOT NULL DEFAULT 0,
+    mark_id            bigint,
+    mark_xid           bigint
+) WITH (fillfactor = 50);
+
+-- What tide.poll_outbox handed out and the group's cursor has not passed:
+-- ranges of ids within a round, one behind the other without a gap, the first
+-- of them at the cursor (docs/design/sql-consumers.md).
+CREATE TABLE tide.consumer_lease (
+    group_id           integer NOT NULL REFERENCES tide.consumer_group ON DELETE CASCADE,
+    round              bigint NOT NULL,
+    -- Above from_id, up to to_id.
+    from_id            bigint NOT NULL,
+    to_id              bigint NOT NULL CHECK (to_id > from_id),
+    old_snapshot       pg_snapshot NOT NULL,
+    new_snapshot       pg_snapshot NOT NULL,
+    -- The token; null when nobody has it.
+    lease              uuid,
+    consumer_id        text,
+    attempts           integer NOT NULL DEFAULT 0,
+    leased_at          timestamptz,
+    leased_until       timestamptz NOT NULL DEFAULT '-infinity',
+    committed          boolean NOT NULL DEFAULT false,
+    -- Before this round, and once it is delivered.
+    low_water_id       bigint NOT NULL,
+    round_low_water_id bigint NOT NULL,
+    PRIMARY KEY (group_id, round, from_id)
 ) WITH (fillfactor = 50);
 
 -- ---------------------------------------------------------------- inboxes

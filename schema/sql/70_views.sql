@@ -12,7 +12,7 @@ COMMENT ON VIEW tide.outbox_pending IS
 CREATE OR REPLACE VIEW tide.consumer_lag AS
 SELECT g.name AS group_name, o.name AS outbox_name, c.consumer_id, c.committed_offset,
        tide._group_lag(o, c) AS lag,
-       greatest(c.committed_at,
+       greatest(c.committed_at, c.polled_at,
                 (SELECT m.heartbeat_at
                    FROM tide.pipeline p
                    JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
@@ -24,6 +24,20 @@ SELECT g.name AS group_name, o.name AS outbox_name, c.consumer_id, c.committed_o
 
 COMMENT ON VIEW tide.consumer_lag IS
 'Per consumer group: who consumes, the highest message id delivered, lag = committed messages not yet delivered (exact; the whole backlog for a group that never committed), and the last sign of life.';
+
+CREATE OR REPLACE VIEW tide.consumer_leases AS
+SELECT g.name AS group_name, o.name AS outbox_name, l.consumer_id, l.lease,
+       CASE WHEN l.committed THEN 'committed'
+            WHEN l.leased_until > clock_timestamp() THEN 'out'
+            ELSE 'to be handed out again' END AS state,
+       l.from_id, l.to_id, l.attempts, l.leased_at, l.leased_until
+  FROM tide.consumer_lease l
+  JOIN tide.consumer_group g USING (group_id)
+  JOIN tide.outbox o USING (outbox_id)
+ ORDER BY o.name, g.name, l.round, l.from_id;
+
+COMMENT ON VIEW tide.consumer_leases IS
+'What tide.poll_outbox handed out of each group, in order: messages above from_id up to to_id, to whom, until when, and how often. Committed ones wait for an earlier one.';
 
 -- Advisory locks of live members and owned pipelines of this database.
 CREATE OR REPLACE FUNCTION tide._held_locks()

@@ -134,6 +134,46 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_revoke_publish(text, text) IS
 'Takes back what tide.outbox_grant_publish gave for this outbox. A role that is a member of tide_publisher keeps that role''s right.';
 
+-- What consuming needs besides the right to read the outbox.
+CREATE OR REPLACE FUNCTION tide._grant_consuming(p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.poll_outbox(text, text, integer, interval, text, integer),'
+                   ' tide.commit_offset(text, text, bigint, uuid), tide.extend_lease(text, text, uuid, interval),'
+                   ' tide.release_lease(text, text, uuid) TO %I', p_role);
+END $$;
+
+CREATE OR REPLACE FUNCTION tide.outbox_grant_consume(p_outbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_outbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    PERFORM tide._grant_consuming(p_role);
+    EXECUTE format('GRANT SELECT ON tide.%I TO %I', v_outbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_grant_consume(text, text) IS
+'Lets a role read this outbox and consume it by tide.poll_outbox, as any group of it that no pipeline has, and no other outbox.';
+
+CREATE OR REPLACE FUNCTION tide.outbox_revoke_consume(p_outbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_outbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    EXECUTE format('REVOKE SELECT ON tide.%I FROM %I', v_outbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_revoke_consume(text, text) IS
+'Takes back what tide.outbox_grant_consume gave for this outbox.';
+
 CREATE OR REPLACE FUNCTION tide.inbox_grant_process(p_inbox text, p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE

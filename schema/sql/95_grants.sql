@@ -65,7 +65,7 @@ BEGIN
 
     PERFORM tide._if_role('tide_relay',
         'GRANT INSERT, UPDATE, DELETE ON tide.group_cursor, tide.relay_member, tide.pipeline_owner, tide.pipeline_status,'
-        ' tide.dead_letter, tide.redelivery, tide.inbox_counter, tide.inbox_source TO tide_relay');
+        ' tide.dead_letter, tide.redelivery, tide.inbox_counter, tide.inbox_source, tide.consumer_lease TO tide_relay');
     PERFORM tide._if_role('tide_relay',
         'GRANT USAGE ON SEQUENCE tide.epoch_seq, tide.relay_member_member_id_seq, tide.dead_letter_dlq_id_seq,'
         ' tide.redelivery_redelivery_id_seq, tide.inbox_source_source_ref_seq TO tide_relay');
@@ -119,4 +119,8 @@ BEGIN
             PERFORM tide._grant_publishing(v_grant.rolname);
         END IF;
     END LOOP;
+    PERFORM tide._grant_consuming(r.rolname)
+       FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+      WHERE p.oid = 'tide.release_lease(text, text, uuid)'::regprocedure AND a.grantee <> p.proowner
+        AND r.rolname <> 'tide_admin';
 END $$;

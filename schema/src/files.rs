@@ -23,6 +23,8 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "22_partitions.sql",
     "25_publish.sql",
     "30_consumer_group.sql",
+    "32_consumer_lease.sql",
+    "33_poll_outbox.sql",
     "40_inbox.sql",
     "45_inbox_messages.sql",
     "50_pipeline.sql",

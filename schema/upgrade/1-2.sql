@@ -2,7 +2,35 @@
 
 -- What is altered here, locked before anything is done: if one is in use, the
 -- upgrade gives way at once and tries again.
-LOCK TABLE tide.pipeline, tide.pipeline_status, tide.dead_letter, tide.connector_option IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE tide.pipeline, tide.group_cursor, tide.pipeline_status, tide.dead_letter, tide.connector_option IN ACCESS EXCLUSIVE MODE;
+
+-- Consumers in SQL have leases.
+ALTER TABLE tide.group_cursor
+    DROP COLUMN polled,
+    ADD COLUMN polled_at timestamptz,
+    ADD COLUMN round_low_water_id bigint NOT NULL DEFAULT 0,
+    ADD COLUMN mark_id bigint,
+    ADD COLUMN mark_xid bigint;
+CREATE TABLE tide.consumer_lease (
+    group_id           integer NOT NULL REFERENCES tide.consumer_group ON DELETE CASCADE,
+    round              bigint NOT NULL,
+    from_id            bigint NOT NULL,
+    to_id              bigint NOT NULL CHECK (to_id > from_id),
+    old_snapshot       pg_snapshot NOT NULL,
+    new_snapshot       pg_snapshot NOT NULL,
+    lease              uuid,
+    consumer_id        text,
+    attempts           integer NOT NULL DEFAULT 0,
+    leased_at          timestamptz,
+    leased_until       timestamptz NOT NULL DEFAULT '-infinity',
+    committed          boolean NOT NULL DEFAULT false,
+    low_water_id       bigint NOT NULL,
+    round_low_water_id bigint NOT NULL,
+    PRIMARY KEY (group_id, round, from_id)
+) WITH (fillfactor = 50);
+DROP FUNCTION tide.poll_outbox(text, text, integer);
+DROP FUNCTION tide.commit_offset(text, text, bigint);
+DROP FUNCTION tide._free_group(text, tide.outbox);
 
 ALTER TABLE tide.pipeline_status
     ADD COLUMN rate real NOT NULL DEFAULT 0,

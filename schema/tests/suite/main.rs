@@ -7,6 +7,8 @@ mod consumer_group;
 mod dead_letter;
 mod inbox;
 mod install;
+mod lease;
+mod lease_random;
 mod outbox;
 mod pipeline;
 mod publish;
