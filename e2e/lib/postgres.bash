@@ -94,6 +94,6 @@ postgres_extension() {
   [ -x "$make" ] || return 0
   mkdir -p "$state/extension-root"
   # Without the lock: a build may leave a daemon behind, a compiler cache say, that would hold it.
-  "$make" "$state/extension-root" >"$state/make-extension.log" 2>&1 {lock_fd}>&- ||
+  "$make" "$state/extension-root" --with-earlier >"$state/make-extension.log" 2>&1 {lock_fd}>&- ||
     { tail -n 25 "$state/make-extension.log" >&2; die "schema/make-extension failed for bed $bed"; }
 }

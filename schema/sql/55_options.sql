@@ -1,20 +1,10 @@
 -- The options a pipeline's config may have, and the check against them.
 
-CREATE TABLE tide.connector_option (
-    connector   text NOT NULL,          -- '*': every connector of the direction
-    direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
-    key         text NOT NULL,          -- 'retry.max': max inside retry
-    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
-    required    boolean NOT NULL DEFAULT false,
-    allowed     text[],
-    minimum     bigint,
-    maximum     bigint,
-    description text NOT NULL,
-    PRIMARY KEY (direction, connector, key)
-);
-
 COMMENT ON TABLE tide.connector_option IS
 'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}. duration: "250ms", "3s", "5m", "2h", or a number of milliseconds; minimum and maximum are in milliseconds. secret: only a reference, "${file:/absolute/path}" or "${env:NAME}". setting: a text or such a reference.';
+
+-- Filled anew by this file and those that follow it.
+DELETE FROM tide.connector_option;
 
 INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
 ('forward', '*', 'consumer_group', 'text', false, NULL, NULL, NULL, 'Consumer group that the pipeline reads as; it must exist and belong to no other pipeline.'),

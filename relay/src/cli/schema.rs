@@ -15,14 +15,29 @@ pub(super) enum Command {
     Upgrade(PostgresArguments),
     /// Show which version is installed.
     Status(PostgresArguments),
-    /// Print the SQL that install runs.
-    Print,
+    /// Print the SQL that install runs, or an upgrade.
+    Print {
+        /// What an upgrade from this version runs; of the present version, what
+        /// puts functions, views and rights back
+        #[arg(long, value_name = "VERSION")]
+        from: Option<i32>,
+    },
 }
 
 pub(super) async fn run(command: Command) -> Result<(), String> {
     match command {
-        Command::Print => {
+        Command::Print { from: None } => {
             print!("{}", pg_tide_schema::print());
+            Ok(())
+        }
+        Command::Print { from: Some(from) } => {
+            let sql = pg_tide_schema::print_upgrade(from).ok_or_else(|| {
+                format!(
+                    "no upgrade leads from version {from}: this program knows versions 1 to {}",
+                    pg_tide_schema::VERSION
+                )
+            })?;
+            print!("{sql}");
             Ok(())
         }
         Command::Install(postgres) => {
@@ -55,7 +70,11 @@ pub(super) async fn run(command: Command) -> Result<(), String> {
                         origin(&status.origin)
                     );
                     if !status.is_current() {
-                        println!("this program has version {}", pg_tide_schema::VERSION);
+                        println!(
+                            "this program has version {}: {}",
+                            pg_tide_schema::VERSION,
+                            status.remedy()
+                        );
                     }
                     Ok(())
                 }

@@ -46,15 +46,15 @@ async fn check_schema(session: &Session, at: &str) -> Result<(), Failure> {
         }
         Err(error) => return Err(Failure::transient(format!("PostgreSQL at {at}: {error}"))),
     };
-    match status.map(|s| s.version) {
-        Some(version) if version == pg_tide_schema::VERSION => Ok(()),
-        Some(version) if version > pg_tide_schema::VERSION => Err(Failure::transient(format!(
-            "PostgreSQL at {at}: schema tide has version {version}, this relay knows only {}: upgrade the relay",
-            pg_tide_schema::VERSION
-        ))),
-        Some(version) => Err(Failure::transient(format!(
-            "PostgreSQL at {at}: schema tide has version {version}, this relay needs {}: run \"pg-tide schema upgrade\"",
-            pg_tide_schema::VERSION
+    match status {
+        Some(status) if status.is_current() => Ok(()),
+        Some(status) => Err(Failure::transient(format!(
+            "PostgreSQL at {at}: schema tide has version {} (release {}), this relay works with version {}: {}; \
+             the relay goes on by itself then",
+            status.version,
+            status.release,
+            pg_tide_schema::VERSION,
+            status.remedy()
         ))),
         None => Err(Failure::transient(format!(
             "PostgreSQL at {at}: schema tide is not installed: run \"pg-tide schema install\" or CREATE EXTENSION pg_tide"
@@ -117,6 +117,7 @@ pub(super) async fn run(
         settings,
         metrics,
         config_version: -1,
+        schema_version: pg_tide_schema::VERSION,
         busy,
         watched,
         reported_at: Instant::now(),
@@ -170,6 +171,7 @@ struct Work<'a> {
     settings: &'a Settings,
     metrics: &'a Arc<Metrics>,
     config_version: i64,
+    schema_version: i32,
     busy: tick::Demand,
     watched: lag::Watched,
     reported_at: Instant,
@@ -196,6 +198,7 @@ impl Work<'_> {
             let rows = store::pipelines(&mut self.session, &self.settings.relay_group).await?;
             pipelines.configure(rows);
             self.config_version = view.config_version;
+            self.look_at_version().await;
         }
         self.release_ended(pipelines).await?;
         self.divide(pipelines, &view).await?;
@@ -213,6 +216,24 @@ impl Work<'_> {
             store::heartbeat(&mut self.session, &self.member).await?;
         }
         Ok(())
+    }
+
+    /// Says it when the schema was upgraded beyond this release under it. An
+    /// upgrade leaves to relays of the release before what they use, so this
+    /// one goes on; only a new session would be refused.
+    async fn look_at_version(&mut self) {
+        if let Ok(Some(status)) = pg_tide_schema::status(&self.session.client).await
+            && status.version != self.schema_version
+        {
+            self.schema_version = status.version;
+            tracing::warn!(
+                "schema tide was brought to version {} (release {}) while this relay, which knows version {}, runs: \
+                 it goes on, but will be refused when it connects again; replace it by the newer release",
+                status.version,
+                status.release,
+                pg_tide_schema::VERSION
+            );
+        }
     }
 
     /// Takes what is ours and free, and hands over what is another's.
