@@ -221,10 +221,12 @@ impl Run<'_> {
             if a.window.is_empty() {
                 heard_at = Instant::now();
             } else if heard_at.elapsed() > STALLED {
+                let why = a.sink.why_stalled().await.map(|why| format!(": {why}"));
                 return Err(Failure::transient(format!(
-                    "no acknowledgement for {} s with {} messages in flight",
+                    "no acknowledgement for {} s with {} messages in flight{}",
                     STALLED.as_secs(),
-                    a.window.len()
+                    a.window.len(),
+                    why.unwrap_or_default()
                 )));
             }
             self.advance(a, backoff);
