@@ -54,7 +54,9 @@ BEGIN
             claimed_until   timestamptz,
             dedup_key       bytea,
             source_ref      integer,
-            source_seq      bigint)', v_inbox.table_name);
+            source_seq      bigint,
+            claim           uuid,
+            failed_at       timestamptz)', v_inbox.table_name);
     EXECUTE format('CREATE UNIQUE INDEX ON tide.%I (dedup_key) WHERE dedup_key IS NOT NULL', v_inbox.table_name);
     EXECUTE format('CREATE UNIQUE INDEX ON tide.%I (source_ref, source_seq) WHERE source_seq IS NOT NULL', v_inbox.table_name);
     EXECUTE format('CREATE INDEX ON tide.%I (id) WHERE processed_at IS NULL', v_inbox.table_name);

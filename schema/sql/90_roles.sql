@@ -73,17 +73,21 @@ LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
     EXECUTE format('GRANT SELECT ON tide.inbox TO %I', p_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.inbox_mark_processed(text, text), tide.inbox_mark_failed(text, text, text),'
-                   ' tide.inbox_claim(text, integer, interval), tide.replay_inbox_messages(text, text[]),'
-                   ' tide._inbox(text), tide._no_such_event(tide.inbox, text), tide._check_name(text, text, integer),'
-                   ' tide._suggestion(text, text[]), tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.inbox_claim(text, integer, interval, text),'
+                   ' tide.inbox_extend_claim(text, text[], uuid, interval),'
+                   ' tide.inbox_mark_processed(text, text, uuid), tide.inbox_mark_processed(text, text[], uuid),'
+                   ' tide.inbox_mark_failed(text, text, text, interval, uuid), tide.replay_inbox_messages(text, text[]),'
+                   ' tide._inbox(text), tide._no_such_event(tide.inbox, text[]), tide._claim_lost(tide.inbox, text[], uuid),'
+                   ' tide._lock_events(tide.inbox, text[], uuid), tide._order_key(text), tide._check_visibility(interval),'
+                   ' tide._check_name(text, text, integer), tide._suggestion(text, text[]), tide._distance(text, text),'
+                   ' tide._quoted_list(text[]) TO %I', p_role);
 END $$;
 
 -- A role that may process an inbox sees its messages and marks them.
 CREATE OR REPLACE FUNCTION tide._processing_rights()
 RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT 'SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until)'
+    SELECT 'SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until, claim, failed_at)'
 $$;
 
 -- Rights of the four roles on the table of an inbox.

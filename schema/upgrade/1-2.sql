@@ -68,3 +68,18 @@ UPDATE tide.pipeline p
                           (SELECT jsonb_object_agg(CASE r.key WHEN 'initial_ms' THEN 'initial' WHEN 'max_ms' THEN 'max' ELSE r.key END, r.value)
                              FROM jsonb_each(p.config -> 'retry') r))
  WHERE p.config -> 'retry' ?| ARRAY['initial_ms', 'max_ms'];
+
+-- Claims have a token, failures a time, from which dead letters are kept.
+DO $$
+DECLARE
+    v_table name;
+BEGIN
+    FOR v_table IN SELECT i.table_name FROM tide.inbox i LOOP
+        EXECUTE format('ALTER TABLE tide.%I ADD COLUMN claim uuid, ADD COLUMN failed_at timestamptz', v_table);
+        EXECUTE format('UPDATE tide.%I SET failed_at = clock_timestamp() WHERE processed_at IS NULL AND retry_count > 0', v_table);
+    END LOOP;
+END $$;
+DROP FUNCTION tide.inbox_mark_processed(text, text);
+DROP FUNCTION tide.inbox_mark_failed(text, text, text);
+DROP FUNCTION tide.inbox_claim(text, integer, interval);
+DROP FUNCTION tide._no_such_event(tide.inbox, text);

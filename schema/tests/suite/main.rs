@@ -6,6 +6,7 @@ mod catalogue;
 mod consumer_group;
 mod dead_letter;
 mod inbox;
+mod inbox_claim;
 mod install;
 mod lease;
 mod lease_random;
