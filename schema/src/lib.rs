@@ -7,9 +7,11 @@
 
 mod files;
 mod install;
+mod options;
 
 pub use files::{FILES, print};
 pub use install::{Error, Installed, Origin, Status, install, status, upgrade};
+pub use options::{ConnectorOption, options};
 
 /// Version of the schema; rises with every change of it.
 pub const VERSION: i32 = 1;
