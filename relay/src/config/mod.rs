@@ -2,6 +2,7 @@
 //! cannot be wrong later. No I/O, but for the reading of secrets.
 
 mod common;
+mod declared;
 mod kafka;
 mod nats;
 mod options;
@@ -11,6 +12,7 @@ mod sinks;
 mod tls;
 
 pub(crate) use common::Ordering;
+pub(crate) use declared::Declared;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
 pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};

@@ -280,7 +280,7 @@ async fn durable(
 }
 
 /// The durable's name: as configured, else the queue group, else the pipeline.
-fn durable_name(spec: &NatsSourceSpec, pipeline: &str) -> String {
+pub(crate) fn durable_name(spec: &NatsSourceSpec, pipeline: &str) -> String {
     let name = spec
         .durable
         .clone()

@@ -1,0 +1,209 @@
+//! Reads the pipelines, and looks at the other side of each.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use super::{kafka, nats};
+use crate::config::{
+    KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, PipelineRow, PipelineSpec, SinkSpec, SourceSpec, Work,
+};
+use crate::database::describe;
+use crate::doctor::kafka::SinkNeeds;
+use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
+use crate::doctor::server::quoted;
+use crate::source::nats::durable_name;
+
+/// A broker that takes longer is called unreachable.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Brokers that are looked at side by side.
+const AT_ONCE: usize = 8;
+/// Of how many of the latest messages the largest is looked for.
+const LATEST: i64 = 1_000;
+/// Of how many topics that a template led to.
+const TOPICS: usize = 20;
+/// librdkafka's own default of message.max.bytes.
+const CLIENT_MAX: i64 = 1_000_000;
+
+fn failed(what: &str) -> impl Fn(tokio_postgres::Error) -> String + '_ {
+    move |e| format!("{what}: {}", describe(&e))
+}
+
+/// A pipeline and what its forward side needs to know of the database.
+struct Known {
+    pipeline: Pipeline,
+    largest: Option<i64>,
+    /// Topics that the cursor has positions of.
+    topics: Vec<String>,
+}
+
+pub(in crate::doctor) async fn pipelines(
+    client: &Client,
+    only: Option<&str>,
+) -> Result<Vec<Pipeline>, String> {
+    let rows = client
+        .query(
+            "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
+                    coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
+                    p.enabled, p.relay_group, s.owner, s.state,
+                    coalesce(extract(epoch FROM clock_timestamp() - s.state_since)::float8, 0), s.last_error,
+                    CASE WHEN s.owner IS NOT NULL THEN t.note END,
+                    ARRAY(SELECT DISTINCT regexp_replace(k, '/[0-9]+$', '') FROM jsonb_object_keys(c.sink_position) k)
+               FROM tide.pipeline p
+               LEFT JOIN tide.outbox o USING (outbox_id)
+               LEFT JOIN tide.inbox i USING (inbox_id)
+               LEFT JOIN tide.group_cursor c USING (group_id)
+               LEFT JOIN tide.pipeline_status t USING (pipeline_id)
+               JOIN tide.relay_pipeline_status s ON s.pipeline = p.name
+              WHERE $1::text IS NULL OR p.name = $1
+              ORDER BY p.name",
+            &[&only],
+        )
+        .await
+        .map_err(failed("looking at the pipelines"))?;
+    let mut known = Vec::new();
+    for row in &rows {
+        let configured = PipelineRow {
+            pipeline_id: row.get(0),
+            name: row.get(1),
+            direction: row.get(2),
+            connector: row.get(3),
+            config: serde_json::from_str(row.get(4)).unwrap_or(Value::Null),
+            batch_size: row.get(5),
+            idempotent: row.get(6),
+            store: row.get(7),
+            table: row.get(8),
+            group_id: row.get(9),
+            inbox_id: row.get(10),
+        };
+        let spec = PipelineSpec::read(&configured).map_err(|e| e.to_string());
+        let secrets = spec
+            .iter()
+            .flat_map(|s| &s.secrets)
+            .filter_map(|s| s.read().err())
+            .map(|e| e.to_string())
+            .collect();
+        let largest = match &spec {
+            Ok(PipelineSpec {
+                work: Work::Forward(forward),
+                ..
+            }) => largest(client, &forward.table).await?,
+            _ => None,
+        };
+        let mut topics: Vec<String> = row.get(18);
+        topics.sort();
+        topics.truncate(TOPICS);
+        known.push(Known {
+            pipeline: Pipeline {
+                name: configured.name,
+                enabled: row.get(11),
+                relay_group: row.get(12),
+                owner: row.get(13),
+                state: row.get(14),
+                since: row.get(15),
+                last_error: row.get(16),
+                note: row.get(17),
+                spec,
+                secrets,
+                broker: Broker::Unknown,
+            },
+            largest,
+            topics,
+        });
+    }
+    let looks = futures::stream::iter(known).map(|mut known| async {
+        known.pipeline.broker = broker(&known).await;
+        known.pipeline
+    });
+    Ok(looks.buffered(AT_ONCE).collect().await)
+}
+
+async fn largest(client: &Client, table: &str) -> Result<Option<i64>, String> {
+    let sql = format!(
+        "SELECT max(coalesce(octet_length(m.payload::text), octet_length(m.body)) + octet_length(m.headers::text))::bigint
+           FROM (SELECT * FROM tide.{} ORDER BY id DESC LIMIT {LATEST}) m",
+        quoted(table)
+    );
+    let row = client
+        .query_one(&sql, &[])
+        .await
+        .map_err(failed("looking for the largest message"))?;
+    Ok(row.get(0))
+}
+
+async fn broker(known: &Known) -> Broker {
+    let Ok(spec) = &known.pipeline.spec else {
+        return Broker::Unknown;
+    };
+    if !known.pipeline.secrets.is_empty() {
+        return Broker::Unknown;
+    }
+    let looking = async {
+        match &spec.work {
+            Work::Forward(forward) => match &forward.sink {
+                SinkSpec::Kafka(sink) => kafka_sink(sink, known).await,
+                SinkSpec::Nats(sink) => nats_sink(sink, known).await,
+            },
+            Work::Reverse(reverse) => match &reverse.source {
+                SourceSpec::Nats(source) => nats_source(source, &known.pipeline.name).await,
+            },
+        }
+    };
+    let kind = match &spec.work {
+        Work::Forward(forward) if matches!(forward.sink, SinkSpec::Kafka(_)) => "kafka",
+        _ => "nats",
+    };
+    match tokio::time::timeout(BROKER_TIMEOUT, looking).await {
+        Ok(Ok(broker)) => broker,
+        Ok(Err(refusal)) => Broker::Refused(refusal),
+        Err(_) => Broker::Refused(Refusal {
+            kind,
+            reason: format!("no answer within {} s", BROKER_TIMEOUT.as_secs()),
+        }),
+    }
+}
+
+async fn kafka_sink(sink: &KafkaSinkSpec, known: &Known) -> Result<Broker, Refusal> {
+    let literal = sink.topic.literal();
+    let question = kafka::Question {
+        connection: sink.connection.clone(),
+        topics: literal
+            .clone()
+            .map_or_else(|| known.topics.clone(), |topic| vec![topic]),
+        template: literal.is_none().then(|| sink.topic.text().to_owned()),
+        sink: Some(SinkNeeds {
+            acks_all: sink.acks == "all",
+            partition: sink.partition,
+            keyed: sink.key.is_some(),
+            client_max: CLIENT_MAX,
+            largest: known.largest,
+        }),
+    };
+    kafka::look(question).await.map(|k| Broker::Kafka(Box::new(k)))
+}
+
+async fn nats_sink(sink: &NatsSinkSpec, known: &Known) -> Result<Broker, Refusal> {
+    let question = nats::Question {
+        subject: sink.subject_pattern(),
+        stream: sink.stream.clone(),
+        create_stream: sink.create_stream,
+        durable: None,
+        largest: known.largest,
+    };
+    let looked = nats::look(&sink.connection, question).await?;
+    Ok(Broker::Nats(Box::new(looked)))
+}
+
+async fn nats_source(source: &NatsSourceSpec, pipeline: &str) -> Result<Broker, Refusal> {
+    let question = nats::Question {
+        subject: source.subject.clone(),
+        stream: source.stream.clone(),
+        create_stream: source.create_stream,
+        durable: Some(durable_name(source, pipeline)),
+        largest: None,
+    };
+    let looked = nats::look(&source.connection, question).await?;
+    Ok(Broker::Nats(Box::new(looked)))
+}
