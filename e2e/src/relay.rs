@@ -262,7 +262,7 @@ fn program() -> PathBuf {
 
 /// An address on which nobody listens. Below the ports that the kernel gives
 /// to outgoing connections and below those of the beds.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() % 8_000;
     (0..8_000)
