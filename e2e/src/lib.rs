@@ -31,6 +31,6 @@ pub use pipelines::{assert_each_once, assert_in_order, numbers};
 pub use pooler::Pooler;
 pub use process::Signal;
 pub use proxy::Proxy;
-pub use relay::{Relay, RelayOptions, run_pg_tide};
+pub use relay::{Background, Relay, RelayOptions, run_pg_tide};
 pub use secret_files::SecretFiles;
 pub use wait::{alone, answer, await_condition, beside_others, holds, unique};

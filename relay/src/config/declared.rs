@@ -102,6 +102,8 @@ impl Declared {
             table: String::new(),
             group_id: Some(0),
             inbox_id: Some(0),
+            redelivery: None,
+            max_retries: self.max_retries,
         })
     }
 }

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::{kafka, nats};
-use crate::config::{
-    KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, PipelineRow, PipelineSpec, SinkSpec, SourceSpec, Work,
-};
+use crate::config::{KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec, SourceSpec, Work};
 use crate::database::describe;
+use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
 use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
 use crate::doctor::server::quoted;
@@ -43,41 +41,29 @@ pub(in crate::doctor) async fn pipelines(
     client: &Client,
     only: Option<&str>,
 ) -> Result<Vec<Pipeline>, String> {
-    let rows = client
-        .query(
-            "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
-                    coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
-                    p.enabled, p.relay_group, s.owner, s.state,
-                    coalesce(extract(epoch FROM clock_timestamp() - s.state_since)::float8, 0), s.last_error,
-                    CASE WHEN s.owner IS NOT NULL THEN t.note END,
-                    ARRAY(SELECT DISTINCT regexp_replace(k, '/[0-9]+$', '') FROM jsonb_object_keys(c.sink_position) k)
-               FROM tide.pipeline p
-               LEFT JOIN tide.outbox o USING (outbox_id)
-               LEFT JOIN tide.inbox i USING (inbox_id)
-               LEFT JOIN tide.group_cursor c USING (group_id)
-               LEFT JOIN tide.pipeline_status t USING (pipeline_id)
-               JOIN tide.relay_pipeline_status s ON s.pipeline = p.name
-              WHERE $1::text IS NULL OR p.name = $1
-              ORDER BY p.name",
-            &[&only],
-        )
-        .await
-        .map_err(failed("looking at the pipelines"))?;
+    let what = "looking at the pipelines";
+    let sql = format!("{PIPELINES} WHERE $1::text IS NULL OR p.name = $1 ORDER BY p.name");
+    let configured = client.query(&sql, &[&only]).await.map_err(failed(what))?;
     let mut known = Vec::new();
-    for row in &rows {
-        let configured = PipelineRow {
-            pipeline_id: row.get(0),
-            name: row.get(1),
-            direction: row.get(2),
-            connector: row.get(3),
-            config: serde_json::from_str(row.get(4)).unwrap_or(Value::Null),
-            batch_size: row.get(5),
-            idempotent: row.get(6),
-            store: row.get(7),
-            table: row.get(8),
-            group_id: row.get(9),
-            inbox_id: row.get(10),
-        };
+    for row in &configured {
+        let configured = pipeline_row(row).map_err(failed(what))?;
+        let row = client
+            .query_opt(
+                "SELECT s.enabled, s.relay_group, s.owner, s.state,
+                        coalesce(extract(epoch FROM clock_timestamp() - s.state_since)::float8, 0), s.last_error,
+                        CASE WHEN s.owner IS NOT NULL THEN t.note END,
+                        ARRAY(SELECT DISTINCT regexp_replace(k, '/[0-9]+$', '')
+                                FROM tide.group_cursor c, jsonb_object_keys(c.sink_position) k
+                               WHERE c.group_id = $2)
+                   FROM tide.relay_pipeline_status s
+                   LEFT JOIN tide.pipeline_status t ON t.pipeline_id = $3
+                  WHERE s.pipeline = $1",
+                &[&configured.name, &configured.group_id, &configured.pipeline_id],
+            )
+            .await
+            .map_err(failed(what))?;
+        // Deleted since.
+        let Some(row) = row else { continue };
         let spec = PipelineSpec::read(&configured).map_err(|e| e.to_string());
         let secrets = spec
             .iter()
@@ -92,19 +78,19 @@ pub(in crate::doctor) async fn pipelines(
             }) => largest(client, &forward.table).await?,
             _ => None,
         };
-        let mut topics: Vec<String> = row.get(18);
+        let mut topics: Vec<String> = row.get(7);
         topics.sort();
         topics.truncate(TOPICS);
         known.push(Known {
             pipeline: Pipeline {
                 name: configured.name,
-                enabled: row.get(11),
-                relay_group: row.get(12),
-                owner: row.get(13),
-                state: row.get(14),
-                since: row.get(15),
-                last_error: row.get(16),
-                note: row.get(17),
+                enabled: row.get(0),
+                relay_group: row.get(1),
+                owner: row.get(2),
+                state: row.get(3),
+                since: row.get(4),
+                last_error: row.get(5),
+                note: row.get(6),
                 spec,
                 secrets,
                 broker: Broker::Unknown,
