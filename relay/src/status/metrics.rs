@@ -155,6 +155,31 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
+    /// With a series of every metric, for the reference.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        let metrics = Self::new();
+        let named = Named {
+            pipeline: String::new(),
+        };
+        let directed = Directed {
+            pipeline: String::new(),
+            direction: "",
+        };
+        for family in [&metrics.published, &metrics.consumed] {
+            drop(family.get_or_create(&directed));
+        }
+        for family in [&metrics.errors, &metrics.skipped, &metrics.dead_letters] {
+            drop(family.get_or_create(&named));
+        }
+        for family in [&metrics.healthy, &metrics.in_flight] {
+            drop(family.get_or_create(&named));
+        }
+        drop(metrics.latency.get_or_create(&named));
+        metrics.ownership_event("");
+        metrics
+    }
+
     /// The text that a scrape gets.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
