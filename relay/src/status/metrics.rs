@@ -169,12 +169,18 @@ impl Metrics {
         for family in [&metrics.published, &metrics.consumed] {
             drop(family.get_or_create(&directed));
         }
-        for family in [&metrics.errors, &metrics.skipped, &metrics.dead_letters] {
+        for family in [
+            &metrics.errors,
+            &metrics.skipped,
+            &metrics.filtered,
+            &metrics.dead_letters,
+        ] {
             drop(family.get_or_create(&named));
         }
-        for family in [&metrics.healthy, &metrics.in_flight] {
+        for family in [&metrics.healthy, &metrics.in_flight, &metrics.lag] {
             drop(family.get_or_create(&named));
         }
+        drop(metrics.lag_seconds.get_or_create(&named));
         drop(metrics.latency.get_or_create(&named));
         metrics.ownership_event("");
         metrics

@@ -3,9 +3,7 @@
 mod view;
 mod watch;
 
-use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::time::Instant;
 
 use clap::Args;
 
@@ -26,8 +24,9 @@ States:
 
 JSON, one object (with --watch one per line and second):
   {\"pipelines\": [{\"pipeline\", \"direction\", \"outbox\", \"inbox\", \"sink\", \"source\", \"relay_group\",
-    \"enabled\", \"owner\", \"epoch\", \"state\", \"state_since\", \"lag\", \"messages\", \"last_error\",
-    \"last_error_at\", \"reported_at\", ...}]}
+    \"enabled\", \"owner\", \"epoch\", \"state\", \"state_since\", \"lag\", \"lag_seconds\", \"rate\", \"messages\",
+    \"position\", \"retries\", \"duplicates\", \"dead_letters\", \"last_error\", \"last_error_at\", \"note\",
+    \"reported_at\"}]}
 These are the columns of the view tide.relay_pipeline_status.
 
 Examples:
@@ -37,8 +36,8 @@ Examples:
 
 /// Show pipelines: owner, state since when, lag, rate and last error.
 ///
-/// Lag is how many committed messages of the outbox are not yet delivered; the rate is in messages per
-/// second.
+/// LAG is how many committed messages are not yet delivered, BEHIND how long the oldest of them waits, DEAD
+/// how many dead letters wait for somebody, MESSAGES how many its owner has moved.
 #[derive(Debug, Args)]
 #[command(after_long_help = MORE)]
 pub(super) struct Arguments {
@@ -76,7 +75,6 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
 /// The pipelines at one moment.
 #[derive(Debug)]
 struct Seen {
-    at: Instant,
     pipelines: Vec<Pipeline>,
     json: Vec<String>,
 }
@@ -84,18 +82,6 @@ struct Seen {
 impl Seen {
     fn json(&self) -> String {
         format!("{{\"pipelines\": [{}]}}\n", self.json.join(", "))
-    }
-
-    /// Fills in the rates of those that were there before as well.
-    fn set_rates(&mut self, before: &Self) {
-        let seconds = self.at.duration_since(before.at).as_secs_f64();
-        let earlier: HashMap<&str, &Pipeline> =
-            before.pipelines.iter().map(|p| (p.name.as_str(), p)).collect();
-        for pipeline in &mut self.pipelines {
-            if let Some(earlier) = earlier.get(pipeline.name.as_str()) {
-                pipeline.set_rate(earlier, seconds);
-            }
-        }
     }
 }
 
@@ -123,7 +109,6 @@ async fn look(session: &Session, pipeline: Option<&str>) -> Result<Seen, String>
             .map_err(|e| describe(&e))?;
     }
     let mut seen = Seen {
-        at: Instant::now(),
         pipelines: Vec::new(),
         json: Vec::new(),
     };

@@ -19,7 +19,9 @@ pub(super) struct Pipeline {
     state: String,
     lag: Option<i64>,
     messages: Option<i64>,
+    lag_seconds: Option<f64>,
     rate: Option<f64>,
+    dead_letters: Option<i64>,
     last_error: Option<String>,
     note: Option<String>,
     /// Seconds since the state began, by the database's clock.
@@ -33,18 +35,6 @@ pub(super) struct Pipeline {
 impl Pipeline {
     pub(super) fn is_well(&self) -> bool {
         matches!(self.state.as_str(), "running" | "starting" | "disabled")
-    }
-
-    /// The rate by the messages moved since an earlier look. A new owner
-    /// counts from zero again.
-    pub(super) fn set_rate(&mut self, earlier: &Self, seconds: f64) {
-        if let (Some(now), Some(before)) = (self.messages, earlier.messages)
-            && now >= before
-            && self.epoch == earlier.epoch
-            && seconds > 0.0
-        {
-            self.rate = Some((now - before) as f64 / seconds);
-        }
     }
 
     fn route(&self) -> String {
@@ -62,11 +52,16 @@ fn number(number: Option<i64>) -> String {
     number.map_or_else(|| "-".to_owned(), |n| n.to_string())
 }
 
-fn rate(rate: Option<f64>) -> String {
-    match rate {
-        None => "-".to_owned(),
-        Some(rate) if rate >= 10.0 || rate == 0.0 => format!("{rate:.0}/s"),
-        Some(rate) => format!("{rate:.1}/s"),
+fn rate(pipeline: &Pipeline) -> String {
+    match pipeline.rate {
+        Some(rate) if pipeline.owner.is_some() => {
+            if rate >= 10.0 || rate == 0.0 {
+                format!("{rate:.0}/s")
+            } else {
+                format!("{rate:.1}/s")
+            }
+        }
+        _ => "-".to_owned(),
     }
 }
 
@@ -81,7 +76,7 @@ struct Column {
     cell: fn(&Pipeline) -> String,
 }
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 11] = [
     Column {
         heading: "PIPELINE",
         right: false,
@@ -92,7 +87,7 @@ const COLUMNS: [Column; 9] = [
     Column {
         heading: "ROUTE",
         right: false,
-        drop: 4,
+        drop: 6,
         least: Some(16),
         cell: |p| one_line(&p.route()),
     },
@@ -118,11 +113,25 @@ const COLUMNS: [Column; 9] = [
         cell: |p| number(p.lag),
     },
     Column {
+        heading: "BEHIND",
+        right: true,
+        drop: 3,
+        least: None,
+        cell: |p| p.lag_seconds.map_or_else(|| "-".to_owned(), age),
+    },
+    Column {
         heading: "RATE",
         right: true,
         drop: 0,
         least: None,
-        cell: |p| rate(p.rate),
+        cell: rate,
+    },
+    Column {
+        heading: "DEAD",
+        right: true,
+        drop: 4,
+        least: None,
+        cell: |p| number(p.dead_letters),
     },
     Column {
         heading: "MESSAGES",
@@ -134,7 +143,7 @@ const COLUMNS: [Column; 9] = [
     Column {
         heading: "OWNER",
         right: false,
-        drop: 3,
+        drop: 5,
         least: Some(16),
         cell: |p| p.owner.clone().unwrap_or_else(|| "-".to_owned()),
     },
@@ -318,21 +327,18 @@ mod tests {
     }
 
     #[test]
-    fn rates_come_from_two_looks_at_one_owner() {
-        let [before, ..] = &pipelines()[..] else { panic!() };
-        let mut after = Pipeline {
-            messages: Some(98_765_532),
-            ..before.clone()
-        };
-        after.set_rate(before, 2.0);
-        assert_eq!(rate(after.rate), "50/s");
-        let mut other_owner = Pipeline {
-            epoch: Some(1235),
-            rate: None,
-            ..after.clone()
-        };
-        other_owner.set_rate(before, 2.0);
-        assert_eq!(rate(other_owner.rate), "-");
-        assert_eq!(rate(Some(0.25)), "0.2/s");
+    fn numbers_that_are_nothing_are_dashes() {
+        assert_eq!(rate(&running(0.0)), "0/s");
+        assert_eq!(rate(&running(0.25)), "0.2/s");
+        assert_eq!(rate(&running(1234.5)), "1234/s");
+        assert_eq!(rate(&Pipeline::default()), "-");
+    }
+
+    fn running(rate: f64) -> Pipeline {
+        Pipeline {
+            owner: Some("a".into()),
+            rate: Some(rate),
+            ..Pipeline::default()
+        }
     }
 }

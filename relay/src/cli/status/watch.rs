@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: &Arguments) -> Outcome {
     let mut watcher = Watcher {
         arguments,
         session: None,
-        before: None,
+        seen: None,
         screen: std::io::stdout().is_terminal().then(Screen::default),
         text: Vec::new(),
     };
@@ -80,7 +80,7 @@ impl Ends {
 struct Watcher<'a> {
     arguments: &'a Arguments,
     session: Option<Session>,
-    before: Option<Seen>,
+    seen: Option<Seen>,
     screen: Option<Screen>,
     /// What is to be shown when nothing could be read.
     text: Vec<String>,
@@ -93,34 +93,31 @@ impl Watcher<'_> {
             _ => self.arguments.postgres.connect().await?,
         };
         let looking = look(&session, self.arguments.pipeline.as_deref());
-        let mut seen = tokio::time::timeout(TIMEOUT, looking)
+        let seen = tokio::time::timeout(TIMEOUT, looking)
             .await
             .map_err(|_| "no answer in time".to_owned())??;
-        if let Some(before) = &self.before {
-            seen.set_rates(before);
-        }
         self.session = Some(session);
-        self.before = Some(seen);
+        self.seen = Some(seen);
         self.text.clear();
         Ok(())
     }
 
     /// The database may come back: go on.
     fn lost(&mut self, error: &str) {
-        self.before = None;
+        self.seen = None;
         self.text = vec![format!("{error}; trying again")];
     }
 
     fn show(&mut self) -> Result<(), String> {
-        match (&self.before, self.arguments.output.format) {
+        match (&self.seen, self.arguments.output.format) {
             (Some(seen), Format::Json) => output::print(&seen.json()),
             (None, Format::Json) => {
                 eprintln!("pg-tide: {}", self.text.join(" "));
                 Ok(())
             }
-            (seen, Format::Text) => {
+            (_, Format::Text) => {
                 let size = self.screen.as_ref().map(|_| size());
-                let lines = seen.as_ref().map_or_else(
+                let lines = self.seen.as_ref().map_or_else(
                     || self.text.clone(),
                     |seen| view::lines(&seen.pipelines, size.map(|s| s.0)),
                 );

@@ -51,14 +51,13 @@ pub(in crate::doctor) async fn pipelines(
             .query_opt(
                 "SELECT s.enabled, s.relay_group, s.owner, s.state,
                         coalesce(extract(epoch FROM clock_timestamp() - s.state_since)::float8, 0), s.last_error,
-                        CASE WHEN s.owner IS NOT NULL THEN t.note END,
+                        s.note,
                         ARRAY(SELECT DISTINCT regexp_replace(k, '/[0-9]+$', '')
                                 FROM tide.group_cursor c, jsonb_object_keys(c.sink_position) k
                                WHERE c.group_id = $2)
                    FROM tide.relay_pipeline_status s
-                   LEFT JOIN tide.pipeline_status t ON t.pipeline_id = $3
                   WHERE s.pipeline = $1",
-                &[&configured.name, &configured.group_id, &configured.pipeline_id],
+                &[&configured.name, &configured.group_id],
             )
             .await
             .map_err(failed(what))?;
