@@ -558,7 +558,7 @@ async fn nats_streams_are_compared_with_what_pipelines_need() {
         ),
         (
             "filtered",
-            "warning",
+            "problem",
             "nats-consumer-filter",
             ["reads the subject", "durable"],
         ),

@@ -42,15 +42,25 @@ pub(super) struct Stream {
 pub(super) struct Consumer {
     pub(super) name: String,
     pub(super) filter: String,
-    pub(super) pull: bool,
-    pub(super) explicit_acks: bool,
+    /// Whether that is what the pipeline wants.
+    pub(super) fits: bool,
+    /// Whether this pipeline made it: then it is changed as needed.
+    pub(super) ours: bool,
+    /// What makes it useless to any pipeline.
+    pub(super) unfit: Option<&'static str>,
 }
 
 /// Which way the pipeline goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Direction {
-    Sink { largest: Option<i64> },
-    Source { consumer: Option<Consumer> },
+    Sink {
+        largest: Option<i64>,
+    },
+    Source {
+        consumer: Option<Consumer>,
+        /// Whether a plain subscription will do.
+        may_be_plain: bool,
+    },
 }
 
 /// Everything about one pipeline's server and streams.
@@ -102,6 +112,7 @@ impl Nats {
         match &self.direction {
             Direction::Source {
                 consumer: Some(consumer),
+                ..
             } => found.extend(self.consumer(subject, consumer)),
             Direction::Sink {
                 largest: Some(largest),
@@ -128,21 +139,24 @@ impl Nats {
         let message = format!("NATS {} has no JetStream for this account", self.at);
         let hint =
             "start the server with -js (jetstream {} in its configuration), or enable it for the account";
-        if self.is_sink() {
-            Finding::problem(
-                "nats-jetstream-off",
-                subject,
-                format!("{message}: nothing can be delivered."),
-            )
-            .hint(hint)
-        } else {
-            Finding::warning(
+        if let Direction::Source {
+            may_be_plain: true, ..
+        } = self.direction
+        {
+            return Finding::warning(
                 "nats-jetstream-off",
                 subject,
                 format!("{message}: what arrives while no relay listens is lost (at most once)."),
             )
-            .hint(hint)
+            .hint(hint);
         }
+        let nothing = if self.is_sink() { "delivered" } else { "received" };
+        Finding::problem(
+            "nats-jetstream-off",
+            subject,
+            format!("{message}: nothing can be {nothing}."),
+        )
+        .hint(hint)
     }
 
     fn no_stream(&self, subject: &str) -> Finding {
@@ -292,33 +306,26 @@ impl Nats {
 
     fn consumer(&self, subject: &str, consumer: &Consumer) -> Option<Finding> {
         let name = &consumer.name;
-        if !consumer.pull || !consumer.explicit_acks {
+        if let Some(what) = consumer.unfit {
             return Some(
                 Finding::problem(
                     "nats-consumer-unfit",
                     subject,
-                    format!(
-                        "Consumer \"{name}\" is {}.",
-                        if consumer.pull {
-                            "without explicit acknowledgements"
-                        } else {
-                            "a push consumer"
-                        }
-                    ),
+                    format!("Consumer \"{name}\" {what}."),
                 )
                 .hint("name another \"durable\" or \"queue_group\": the relay makes its own consumer"),
             );
         }
-        (consumer.filter != self.subject).then(|| {
-            Finding::warning(
+        (!consumer.fits && !consumer.ours).then(|| {
+            Finding::problem(
                 "nats-consumer-filter",
                 subject,
                 format!(
-                    "Consumer \"{name}\" reads the subject \"{}\", the pipeline \"{}\".",
+                    "Consumer \"{name}\" is of somebody else and reads the subject \"{}\", not \"{}\".",
                     consumer.filter, self.subject
                 ),
             )
-            .hint("does another pipeline or application use it? Then name another \"durable\" or \"queue_group\"")
+            .hint("name another \"durable\" or \"queue_group\", or delete that consumer")
         })
     }
 }

@@ -32,7 +32,10 @@ fn sink() -> Nats {
 
 fn source() -> Nats {
     Nats {
-        direction: Direction::Source { consumer: None },
+        direction: Direction::Source {
+            consumer: None,
+            may_be_plain: true,
+        },
         ..sink()
     }
 }
@@ -68,6 +71,15 @@ fn without_jetstream_a_sink_fails_and_a_source_may_lose() {
         (Severity::Problem, "nats-jetstream-off")
     );
     assert_eq!(off(source()).severity, Severity::Warning);
+    let strict = Direction::Source {
+        consumer: None,
+        may_be_plain: false,
+    };
+    let strict = off(Nats {
+        direction: strict,
+        ..source()
+    });
+    assert_eq!(strict.severity, Severity::Problem);
 }
 
 #[test]
@@ -142,21 +154,22 @@ fn a_source_needs_one_stream_and_a_consumer_of_its_own() {
         ..source()
     };
     assert_eq!(only(&two).code, "nats-stream-ambiguous");
-    let with = |filter: &str, pull, explicit_acks| {
+    let with = |fits, unfit| {
         only(&Nats {
             direction: Direction::Source {
                 consumer: Some(Consumer {
                     name: "c".into(),
-                    filter: filter.into(),
-                    pull,
-                    explicit_acks,
+                    filter: "a.c".into(),
+                    fits,
+                    ours: false,
+                    unfit,
                 }),
+                may_be_plain: true,
             },
             ..sink()
         })
     };
-    assert_eq!(with("a.b", true, true).severity, Severity::Ok);
-    assert_eq!(with("a.c", true, true).code, "nats-consumer-filter");
-    assert_eq!(with("a.b", false, true).code, "nats-consumer-unfit");
-    assert_eq!(with("a.b", true, false).code, "nats-consumer-unfit");
+    assert_eq!(with(true, None).severity, Severity::Ok);
+    assert_eq!(with(false, None).code, "nats-consumer-filter");
+    assert_eq!(with(true, Some("is a push consumer")).code, "nats-consumer-unfit");
 }

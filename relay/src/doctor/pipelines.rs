@@ -74,6 +74,10 @@ impl Refusal {
                 "check brokers, that they run, the addresses that they advertise (advertised.listeners), and whether the \
                  listener wants TLS or SASL (security_protocol)",
             ),
+            _ if has(&["no permission"]) => (
+                "nats-forbidden",
+                "extend the user's permissions on the server; docs/guide tells which ones a pipeline needs",
+            ),
             _ if authentication => (
                 "nats-authentication",
                 "check the credentials options of the pipeline and the server's accounts and users",

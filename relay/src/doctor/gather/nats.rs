@@ -18,10 +18,18 @@ pub(in crate::doctor) struct Question {
     pub(in crate::doctor) subject: String,
     pub(in crate::doctor) stream: Option<String>,
     pub(in crate::doctor) create_stream: bool,
-    /// Name of a source's durable consumer; none for a sink.
-    pub(in crate::doctor) durable: Option<String>,
+    /// For a source: its durable consumer's name and description, and whether a
+    /// plain subscription will do. None for a sink.
+    pub(in crate::doctor) source: Option<SourceQuestion>,
     /// The largest message of late, for a sink.
     pub(in crate::doctor) largest: Option<i64>,
+}
+
+/// What a source wants besides.
+pub(in crate::doctor) struct SourceQuestion {
+    pub(in crate::doctor) durable: String,
+    pub(in crate::doctor) description: String,
+    pub(in crate::doctor) may_be_plain: bool,
 }
 
 pub(in crate::doctor) async fn look(options: &NatsConnection, question: Question) -> Result<Nats, Refusal> {
@@ -30,10 +38,22 @@ pub(in crate::doctor) async fn look(options: &NatsConnection, question: Question
         let asking = ask(&connection, options, question);
         connection.unless_trouble(asking).await
     };
-    looking.await.map_err(|f| Refusal {
+    looking.await.map_err(refused)
+}
+
+/// Whether the server lets us in.
+pub(in crate::doctor) async fn reach(options: &NatsConnection) -> Result<(), Refusal> {
+    Connection::open(options, "doctor")
+        .await
+        .map(drop)
+        .map_err(refused)
+}
+
+fn refused(failure: Failure) -> Refusal {
+    Refusal {
         kind: "nats",
-        reason: f.message,
-    })
+        reason: failure.message,
+    }
 }
 
 async fn ask(connection: &Connection, options: &NatsConnection, question: Question) -> Result<Nats, Failure> {
@@ -74,8 +94,8 @@ async fn ask(connection: &Connection, options: &NatsConnection, question: Questi
             }
         }
     }
-    let consumer = match (&question.durable, streams.as_slice()) {
-        (Some(durable), [only]) => find_consumer(&context, &only.name, durable).await,
+    let consumer = match (&question.source, streams.as_slice()) {
+        (Some(source), [only]) => find_consumer(&context, only, &question.subject, source).await,
         _ => None,
     };
     Ok(Nats {
@@ -87,12 +107,14 @@ async fn ask(connection: &Connection, options: &NatsConnection, question: Questi
         max_payload: i64::try_from(info.max_payload).unwrap_or(i64::MAX),
         jetstream,
         streams,
-        direction: if question.durable.is_some() {
-            Direction::Source { consumer }
-        } else {
-            Direction::Sink {
+        direction: match question.source {
+            Some(source) => Direction::Source {
+                consumer,
+                may_be_plain: source.may_be_plain,
+            },
+            None => Direction::Sink {
                 largest: question.largest,
-            }
+            },
         },
     })
 }
@@ -106,7 +128,7 @@ fn covers(info: &Info, question: &Question) -> bool {
         .subjects
         .iter()
         .any(|s| nats::overlaps(s, &question.subject))
-        || question.durable.is_some() && question.stream.is_some() && brought
+        || question.source.is_some() && question.stream.is_some() && brought
 }
 
 fn stream(info: &Info, question: &Question) -> Stream {
@@ -132,14 +154,26 @@ fn stream(info: &Info, question: &Question) -> Stream {
     }
 }
 
-async fn find_consumer(context: &jetstream::Context, stream: &str, durable: &str) -> Option<Consumer> {
-    let stream = context.get_stream_no_info(stream).await.ok()?;
-    let info = stream.consumer_info(durable).await.ok()?;
-    let config = info.config;
+async fn find_consumer(
+    context: &jetstream::Context,
+    on: &Stream,
+    subject: &str,
+    source: &SourceQuestion,
+) -> Option<Consumer> {
+    let stream = context.get_stream_no_info(&on.name).await.ok()?;
+    let config = stream.consumer_info(&source.durable).await.ok()?.config;
+    let everything = config.filter_subject.is_empty() && on.subjects == [subject];
     Some(Consumer {
-        name: durable.to_owned(),
+        name: source.durable.clone(),
+        fits: everything || config.filter_subject == subject,
         filter: config.filter_subject,
-        pull: config.deliver_subject.is_none(),
-        explicit_acks: config.ack_policy == AckPolicy::Explicit,
+        ours: config.description.as_deref() == Some(&source.description),
+        unfit: if config.deliver_subject.is_some() {
+            Some("is a push consumer")
+        } else if config.ack_policy != AckPolicy::Explicit {
+            Some("does not want each message acknowledged")
+        } else {
+            None
+        },
     })
 }

@@ -12,7 +12,7 @@ use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
 use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
 use crate::doctor::server::quoted;
-use crate::source::nats::durable_name;
+use crate::source::nats::{durable_description, durable_name};
 
 /// A broker that takes longer is called unreachable.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -174,7 +174,7 @@ async fn nats_sink(sink: &NatsSinkSpec, known: &Known) -> Result<Broker, Refusal
         subject: sink.subject_pattern(),
         stream: sink.stream.clone(),
         create_stream: sink.create_stream,
-        durable: None,
+        source: None,
         largest: known.largest,
     };
     let looked = nats::look(&sink.connection, question).await?;
@@ -182,11 +182,19 @@ async fn nats_sink(sink: &NatsSinkSpec, known: &Known) -> Result<Broker, Refusal
 }
 
 async fn nats_source(source: &NatsSourceSpec, pipeline: &str) -> Result<Broker, Refusal> {
+    if source.jetstream == Some(false) {
+        // There is nothing to look at but whether it lets us in.
+        return nats::reach(&source.connection).await.map(|()| Broker::Unknown);
+    }
     let question = nats::Question {
         subject: source.subject.clone(),
         stream: source.stream.clone(),
         create_stream: source.create_stream,
-        durable: Some(durable_name(source, pipeline)),
+        source: Some(nats::SourceQuestion {
+            durable: durable_name(source, pipeline),
+            description: durable_description(pipeline),
+            may_be_plain: source.needs_jetstream().is_none(),
+        }),
         largest: None,
     };
     let looked = nats::look(&source.connection, question).await?;
