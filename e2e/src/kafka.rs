@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::producer::{DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::producer::{
+    DefaultProducerContext, FutureProducer, FutureRecord, Producer as _, ThreadedProducer,
+};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::await_condition;
+use crate::{answer, await_condition};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -105,6 +107,133 @@ pub fn stored_batches(bed_state: &Path, topic: &str, partition: i32) -> Vec<Stor
         }
     }
     batches
+}
+
+/// Adds partitions to a topic, up to this count.
+pub async fn add_partitions(brokers: &str, topic: &str, count: usize) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let more = NewPartitions::new(topic, count);
+    let made = admin
+        .create_partitions([&more], &AdminOptions::new())
+        .await
+        .unwrap();
+    assert!(
+        made.iter().all(Result::is_ok),
+        "partitions of topic {topic}: {made:?}"
+    );
+}
+
+/// A producer as an application has one.
+pub struct Producer {
+    producer: FutureProducer,
+}
+
+impl Producer {
+    /// Connects, with further settings of librdkafka.
+    pub fn connect(brokers: &str, settings: &[(&str, &str)]) -> Self {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers)
+            .set("linger.ms", "1")
+            .set("enable.idempotence", "true");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        Self {
+            producer: config.create().unwrap(),
+        }
+    }
+
+    /// Sends one record and waits until the broker has it.
+    pub async fn send(&self, record: FutureRecord<'_, [u8], [u8]>) {
+        let sent = self.producer.send(record, TIMEOUT).await;
+        sent.unwrap_or_else(|(error, _)| panic!("producing: {error}"));
+    }
+
+    /// Sends `{"n": first}` to `{"n": last}` to partitions in turn, and waits
+    /// until the broker has them.
+    pub async fn send_numbers(&self, topic: &str, first: i64, last: i64, partitions: i32) {
+        let mut waiting = Vec::new();
+        for n in first..=last {
+            let payload = format!("{{\"n\": {n}}}");
+            let record = FutureRecord::<[u8], str>::to(topic)
+                .payload(&payload)
+                .partition(i32::try_from(n).unwrap() % partitions);
+            let mut next = record;
+            loop {
+                match self.producer.send_result(next) {
+                    Ok(delivery) => break waiting.push(delivery),
+                    // The library's queue is full.
+                    Err((_, again)) => {
+                        next = again;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            }
+        }
+        for delivery in waiting {
+            delivery.await.unwrap().unwrap();
+        }
+    }
+
+    /// The client itself, for transactions.
+    pub fn client(&self) -> &FutureProducer {
+        &self.producer
+    }
+}
+
+/// The offset that a group has committed in a partition.
+pub async fn committed(brokers: &str, group: &str, topic: &str, partition: i32) -> Option<i64> {
+    let (brokers, group, topic) = (brokers.to_owned(), group.to_owned(), topic.to_owned());
+    let asking = move || {
+        let consumer = member(&brokers, &group, &[]);
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&topic, partition);
+        let found = consumer.committed_offsets(wanted, TIMEOUT).unwrap();
+        match found.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    };
+    tokio::task::spawn_blocking(asking).await.unwrap()
+}
+
+/// Sets a group's offset, as `kafka-consumer-groups --reset-offsets` does; the
+/// group must have no member.
+pub async fn set_committed(brokers: &str, group: &str, topic: &str, partition: i32, offset: i64) {
+    let mut last = None;
+    let set = answer(Duration::from_mins(1), async || {
+        let (brokers, group, topic) = (brokers.to_owned(), group.to_owned(), topic.to_owned());
+        let setting = move || {
+            let consumer = member(&brokers, &group, &[]);
+            let mut wanted = TopicPartitionList::new();
+            wanted
+                .add_partition_offset(&topic, partition, Offset::Offset(offset))
+                .unwrap();
+            consumer.commit(&wanted, CommitMode::Sync)
+        };
+        last = Some(tokio::task::spawn_blocking(setting).await.unwrap());
+        last.as_ref().unwrap().is_ok().then_some(())
+    })
+    .await;
+    assert!(set.is_some(), "setting the offset of group {group}: {last:?}");
+}
+
+/// An ordinary consumer of a group, with settings of its own.
+pub fn member(brokers: &str, group: &str, settings: &[(&str, &str)]) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    config.create().unwrap()
 }
 
 /// All records of a topic, partition by partition, each in order; none when

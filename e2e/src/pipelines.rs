@@ -71,6 +71,25 @@ impl Database {
         self.await_text(within, &sql, "running").await;
     }
 
+    /// A pipeline from a Kafka topic to an inbox, as the group of its name;
+    /// `arguments` are further ones of `tide.relay_set_inbox`, each with a
+    /// comma before it.
+    pub async fn from_kafka(
+        &self,
+        pipeline: &str,
+        inbox: &str,
+        brokers: &str,
+        topic: &str,
+        more: &str,
+        arguments: &str,
+    ) {
+        self.run(&format!(
+            "SELECT tide.relay_set_inbox('{pipeline}', '{inbox}', p_source := 'kafka', p_config :=
+                jsonb_build_object('brokers', '{brokers}', 'topic', '{topic}') || '{more}' {arguments})"
+        ))
+        .await;
+    }
+
     /// Makes outboxes.
     pub async fn create_outboxes(&self, names: &[&str]) {
         for name in names {

@@ -57,12 +57,13 @@ BEGIN
         IF v_entry.key ~ '(password|secret|oauthbearer\.config|\.pem$)' THEN
             PERFORM tide._refuse_option(p_pipeline, v_key, 'is a secret',
                 'Secrets are never kept in SQL; use the option of its own, such as "sasl_password", with "${file:/absolute/path}" or "${env:NAME}".');
-        ELSIF v_entry.key IN ('acks', 'auto.offset.reset', 'bootstrap.servers', 'delivery.report.only.error', 'delivery.timeout.ms',
+        ELSIF v_entry.key IN ('acks', 'auto.offset.reset', 'bootstrap.servers', 'group.id', 'group.instance.id', 'group.protocol',
+                              'delivery.report.only.error', 'delivery.timeout.ms',
                               'enable.auto.commit', 'enable.auto.offset.store', 'enable.gapless.guarantee', 'enable.idempotence',
                               'enable.partition.eof', 'isolation.level', 'message.timeout.ms', 'metadata.broker.list',
                               'request.required.acks', 'transactional.id') THEN
             PERFORM tide._refuse_option(p_pipeline, v_key, 'cannot be set: delivery rests on it',
-                'Brokers, acks and delivery are options of their own: "brokers", "acks", "delivery".');
+                'Brokers, acks, delivery and the consumer group are options of their own: "brokers", "acks", "delivery", "consumer_group".');
         ELSIF v_own ? v_entry.key THEN
             PERFORM tide._refuse_option(p_pipeline, v_key, 'is set by an option of its own',
                 format('Use "%s" beside "librdkafka".', v_own ->> v_entry.key));

@@ -65,7 +65,8 @@ BEGIN
 
     PERFORM tide._if_role('tide_relay',
         'GRANT INSERT, UPDATE, DELETE ON tide.group_cursor, tide.relay_member, tide.pipeline_owner, tide.pipeline_status,'
-        ' tide.dead_letter, tide.redelivery, tide.inbox_counter, tide.inbox_source, tide.consumer_lease TO tide_relay');
+        ' tide.dead_letter, tide.redelivery, tide.inbox_counter, tide.inbox_source, tide.inbox_position,'
+        ' tide.consumer_lease TO tide_relay');
     PERFORM tide._if_role('tide_relay',
         'GRANT USAGE ON SEQUENCE tide.epoch_seq, tide.relay_member_member_id_seq, tide.dead_letter_dlq_id_seq,'
         ' tide.redelivery_redelivery_id_seq, tide.inbox_source_source_ref_seq TO tide_relay');
@@ -79,7 +80,7 @@ BEGIN
         -- their owner check what they are given. Internal ones run with the
         -- caller's rights, which are to read.
         PERFORM tide._if_role('tide_admin', format('GRANT EXECUTE ON FUNCTION %s TO tide_admin', v_function.signature));
-        IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', 'maintain_outbox',
+        IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', '_inbox_positions', '_inbox_write_at', 'maintain_outbox',
                                   'maintain_outboxes', '_redelivery_page', '_redelivered', '_replay_rows') THEN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));
         END IF;

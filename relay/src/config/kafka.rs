@@ -33,7 +33,7 @@ pub(crate) struct KafkaSinkSpec {
 }
 
 /// Settings of librdkafka on which delivery rests; not for users to change.
-const RESERVED: [&str; 15] = [
+const RESERVED: [&str; 18] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -49,6 +49,9 @@ const RESERVED: [&str; 15] = [
     "metadata.broker.list",
     "request.required.acks",
     "transactional.id",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
 ];
 
 /// Settings of librdkafka for which there is an option.
@@ -163,6 +166,43 @@ impl KafkaSinkSpec {
             });
         }
         Ok(spec)
+    }
+}
+
+/// Where to begin in a topic of which nobody has an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    Earliest,
+    Latest,
+}
+
+/// Options of a Kafka source.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KafkaSourceSpec {
+    pub(crate) connection: KafkaConnection,
+    pub(crate) topics: Vec<String>,
+    pub(crate) consumer_group: String,
+    pub(crate) start: Start,
+}
+
+impl KafkaSourceSpec {
+    pub(super) fn read(pipeline: &str, options: &mut Options) -> Result<Self, OptionError> {
+        let mut topics = options.required_list("topic")?;
+        topics.sort();
+        topics.dedup();
+        Ok(Self {
+            connection: KafkaConnection::read(options)?,
+            topics,
+            consumer_group: options
+                .text("consumer_group")?
+                .unwrap_or_else(|| format!("pg-tide-{pipeline}")),
+            start: options
+                .one_of(
+                    "start",
+                    &[("earliest", Start::Earliest), ("latest", Start::Latest)],
+                )?
+                .unwrap_or(Start::Earliest),
+        })
     }
 }
 

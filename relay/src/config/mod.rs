@@ -14,7 +14,7 @@ mod tls;
 
 pub(crate) use common::Ordering;
 pub(crate) use declared::Declared;
-pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
+pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec, KafkaSourceSpec, Start};
 pub(crate) use kafka_security::{OAuthSpec, Sasl};
 pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};

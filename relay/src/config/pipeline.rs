@@ -171,7 +171,7 @@ impl PipelineSpec {
                 }),
                 filter: options.filter("filter")?,
                 dead_letter: DeadLetterPolicy::read(&mut options, row.max_retries.try_into().unwrap_or(0))?,
-                source: SourceSpec::read(&row.connector, &mut options)?,
+                source: SourceSpec::read(&row.connector, &row.name, &mut options)?,
             })),
         };
         let secrets = options.references();
@@ -346,10 +346,7 @@ mod tests {
             } else {
                 vec![connector.as_str()]
             };
-            for connector in connectors
-                .into_iter()
-                .filter(|c| direction == "forward" || *c == "nats")
-            {
+            for connector in connectors {
                 let mut config = json!({"brokers": "b", "topic": "t"});
                 if connector == "nats" {
                     config = json!({"url": "u", "subject": "s"});

@@ -1,6 +1,6 @@
 //! Sinks and sources by kind, and what their options have in common.
 
-use super::kafka::KafkaSinkSpec;
+use super::kafka::{KafkaSinkSpec, KafkaSourceSpec};
 use super::nats::{NatsSinkSpec, NatsSourceSpec};
 use super::options::{OptionError, Options};
 
@@ -46,15 +46,17 @@ impl SinkSpec {
 /// Where a reverse pipeline receives from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SourceSpec {
+    Kafka(Box<KafkaSourceSpec>),
     Nats(Box<NatsSourceSpec>),
 }
 
 impl SourceSpec {
     /// Reads the options of a source of this kind.
-    pub(super) fn read(connector: &str, options: &mut Options) -> Result<Self, OptionError> {
+    pub(super) fn read(connector: &str, pipeline: &str, options: &mut Options) -> Result<Self, OptionError> {
         Ok(match connector {
+            "kafka" => Self::Kafka(Box::new(KafkaSourceSpec::read(pipeline, options)?)),
             "nats" => Self::Nats(Box::new(NatsSourceSpec::read(options)?)),
-            other => return Err(not_allowed("source", "\"nats\"", other)),
+            other => return Err(not_allowed("source", "\"kafka\", \"nats\"", other)),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Writing inbox batches.
 
+use tokio_postgres::types::ToSql;
+
 use super::Pool;
 use crate::failure::Failure;
 
@@ -11,7 +13,8 @@ pub(crate) struct Batch {
     pub(crate) source_refs: Vec<Option<i32>>,
     pub(crate) source_seqs: Vec<Option<i64>>,
     pub(crate) sources: Vec<String>,
-    pub(crate) payloads: Vec<String>,
+    /// JSON; none is stored as null.
+    pub(crate) payloads: Vec<Option<String>>,
     pub(crate) headers: Vec<String>,
 }
 
@@ -34,6 +37,29 @@ impl Batch {
     }
 }
 
+/// Positions in topic partitions that move with a batch, as columns.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Moves {
+    pub(crate) source_refs: Vec<i32>,
+    /// Where the inbox is believed to stand; none where it never was.
+    pub(crate) expected: Vec<Option<i64>>,
+    pub(crate) next: Vec<i64>,
+    /// Milliseconds since 1970 of the record before `next`.
+    pub(crate) times: Vec<Option<i64>>,
+}
+
+/// Where a consumer group stands in a topic partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredPosition {
+    pub(crate) name: String,
+    pub(crate) source_ref: i32,
+    /// None when it never was there.
+    pub(crate) next: Option<i64>,
+    pub(crate) last_time: Option<i64>,
+    /// It stands somewhere in the same topic.
+    pub(crate) topic_known: bool,
+}
+
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Written {
@@ -49,12 +75,14 @@ pub(crate) enum WriteError {
     Failed(Failure),
 }
 
-/// Stores a batch in one transaction, fenced by the epoch.
+/// Stores a batch in one transaction, fenced by the epoch; with it move the
+/// positions of a consumer group, if the source has one.
 pub(crate) async fn write(
     pool: &Pool,
     pipeline_id: i32,
     epoch: i64,
     batch: &Batch,
+    moves: Option<(&str, &Moves)>,
 ) -> Result<Written, WriteError> {
     let failed = |e: tokio_postgres::Error| {
         // Classes 22 (data exception) and 23 (constraint) are the message's
@@ -70,28 +98,38 @@ pub(crate) async fn write(
         .get()
         .await
         .map_err(|e| WriteError::Failed(Failure::transient(e.to_string())))?;
-    let statement = lease
-        .session
-        .prepare("SELECT inserted, duplicates FROM tide._inbox_write($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-        .await
-        .map_err(failed)?;
+    let sql = match moves {
+        None => "SELECT inserted, duplicates FROM tide._inbox_write($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        Some(_) => {
+            "SELECT inserted, duplicates
+               FROM tide._inbox_write_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+        }
+    };
+    let statement = lease.session.prepare(sql).await.map_err(failed)?;
+    let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![
+        &pipeline_id,
+        &epoch,
+        &batch.event_ids,
+        &batch.dedup_keys,
+        &batch.source_refs,
+        &batch.source_seqs,
+        &batch.sources,
+        &batch.payloads,
+        &batch.headers,
+    ];
+    if let Some((group, moves)) = &moves {
+        arguments.extend::<[&(dyn ToSql + Sync); 5]>([
+            group,
+            &moves.source_refs,
+            &moves.expected,
+            &moves.next,
+            &moves.times,
+        ]);
+    }
     let result = lease
         .session
         .client
-        .query_one(
-            &statement,
-            &[
-                &pipeline_id,
-                &epoch,
-                &batch.event_ids,
-                &batch.dedup_keys,
-                &batch.source_refs,
-                &batch.source_seqs,
-                &batch.sources,
-                &batch.payloads,
-                &batch.headers,
-            ],
-        )
+        .query_one(&statement, &arguments)
         .await
         .map_err(failed);
     if !lease.session.client.is_closed() {
@@ -123,6 +161,40 @@ pub(crate) async fn source_ref(pool: &Pool, inbox_id: i32, description: &str) ->
     row.try_get(0).map_err(failed)
 }
 
+/// Where a consumer group stands in these streams of an inbox.
+pub(crate) async fn positions(
+    pool: &Pool,
+    inbox_id: i32,
+    group: &str,
+    names: &[String],
+) -> Result<Vec<StoredPosition>, Failure> {
+    let failed = |e| Failure::postgres("reading the positions of the inbox", &e);
+    let lease = pool.get().await.map_err(|e| Failure::transient(e.to_string()))?;
+    let rows = lease
+        .session
+        .client
+        .query(
+            "SELECT description, source_ref, next_offset, last_time, topic_known
+               FROM tide._inbox_positions($1, $2, $3)",
+            &[&inbox_id, &group, &names],
+        )
+        .await
+        .map_err(failed)?;
+    lease.done();
+    rows.iter()
+        .map(|row| {
+            Ok(StoredPosition {
+                name: row.try_get(0)?,
+                source_ref: row.try_get(1)?,
+                next: row.try_get(2)?,
+                last_time: row.try_get(3)?,
+                topic_known: row.try_get(4)?,
+            })
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(failed)
+}
+
 /// An incoming message that cannot be stored.
 #[derive(Debug)]
 pub(crate) struct Poison<'a> {
@@ -130,7 +202,7 @@ pub(crate) struct Poison<'a> {
     pub(crate) source: &'a str,
     pub(crate) source_ref: Option<i32>,
     pub(crate) source_seq: Option<i64>,
-    pub(crate) body: &'a [u8],
+    pub(crate) body: Option<&'a [u8]>,
     pub(crate) headers: &'a str,
     pub(crate) error: &'a str,
 }

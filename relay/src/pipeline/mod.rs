@@ -7,6 +7,7 @@ mod redelivery;
 mod refusal;
 mod reverse;
 mod secrets;
+mod streams;
 
 use std::sync::Arc;
 

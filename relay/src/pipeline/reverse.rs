@@ -3,18 +3,20 @@
 //! Messages are acknowledged only after their transaction has committed. A
 //! crash between the two brings them again; the inbox's keys refuse them.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::streams::{Named, Streams};
 use super::{Backoff, Shared};
 use crate::config::{PipelineSpec, ReverseSpec};
 use crate::database::inbox::{self, Batch, Poison, WriteError, Written};
 use crate::failure::Failure;
 use crate::source::identity::Rules;
-use crate::source::{Incoming, Position, Source};
+use crate::source::{Incoming, Reader, Source};
 use crate::status::{PipelineStatus, State};
 
 /// For how long a batch is filled up under load.
@@ -35,7 +37,17 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Receives until told to stop (`Ok`) or something fails.
     pub(super) async fn attempt(&self, backoff: &mut Backoff) -> Result<(), Failure> {
-        let opening = Source::open(&self.reverse.source, &self.spec.name, self.spec.batch_size);
+        let reader = Reader {
+            pipeline: self.spec.name.clone(),
+            pipeline_id: self.spec.id,
+            epoch: self.epoch,
+            inbox_id: self.reverse.inbox_id,
+            inbox: self.reverse.inbox.clone(),
+            origin: Arc::clone(&self.shared.origin),
+            batch_size: self.spec.batch_size,
+            writers: Arc::clone(&self.shared.writers),
+        };
+        let opening = Source::open(&self.reverse.source, &reader);
         let mut source = tokio::select! {
             source = opening => source?,
             () = self.stop.cancelled() => return Ok(()),
@@ -43,15 +55,19 @@ impl Run<'_> {
         if let Some(note) = source.note() {
             tracing::warn!(pipeline = self.spec.name, "{note}");
         }
-        self.status.note(source.note().map(str::to_owned));
+        self.status.note(source.note());
         self.status.source(None, source.lag());
         self.status.set(State::Running);
         let rules = Rules {
+            usual_headers: source.id_headers(),
             id_header: self.reverse.message_id_header.clone(),
             dedup_path: self.reverse.dedup_key.clone(),
             idempotent: self.reverse.idempotent,
         };
-        let mut streams = Streams::new();
+        let mut streams = Streams {
+            group: source.group().map(str::to_owned),
+            ..Streams::default()
+        };
         let result = self.receive(&mut source, &rules, &mut streams, backoff).await;
         source.close().await;
         result
@@ -101,10 +117,8 @@ impl Run<'_> {
             self.store_while_receiving(source, rules, streams, &batch, &mut next, &mut stored)
                 .await?;
             let last = batch.iter().rev().find_map(|m| m.position);
-            self.status.source(
-                last.map(|p| (source.stream_name(p.stream), p.sequence)),
-                source.lag(),
-            );
+            let last = last.and_then(|p| Some((source.stream(p.stream).ok()?.name, p.sequence)));
+            self.status.source(last, source.lag());
             std::mem::swap(&mut stored, &mut batch);
             backoff.reset();
         }
@@ -115,7 +129,7 @@ impl Run<'_> {
         &self,
         source: &mut Source,
         rules: &Rules,
-        streams: &Streams,
+        streams: &mut Streams,
         batch: &[Incoming],
         next: &mut Vec<Incoming>,
         last: &mut Vec<Incoming>,
@@ -138,24 +152,24 @@ impl Run<'_> {
     }
 
     /// Stores a batch; messages that cannot be stored are put aside.
-    async fn store(&self, rules: &Rules, streams: &Streams, incoming: &[Incoming]) -> Result<(), Failure> {
+    async fn store(
+        &self,
+        rules: &Rules,
+        streams: &mut Streams,
+        incoming: &[Incoming],
+    ) -> Result<(), Failure> {
         let mut batch = Batch::default();
         let mut origin = Vec::new();
         for (n, message) in incoming.iter().enumerate() {
-            let payload = &message.payload;
-            let taken = self
-                .reverse
-                .filter
-                .as_ref()
-                .is_none_or(|f| f.takes(|name| message.headers.get(name), payload));
+            let taken = self.reverse.filter.as_ref().is_none_or(|f| {
+                let payload = message.payload.as_deref().unwrap_or_default();
+                f.takes(|name| message.headers.get(name), payload)
+            });
             if !taken {
                 self.status.filtered(1);
                 continue;
             }
-            let json = serde_json::from_slice::<serde::de::IgnoredAny>(payload)
-                .map_err(|e| e.to_string())
-                .and_then(|_| std::str::from_utf8(payload).map_err(|e| e.to_string()));
-            match json {
+            match json(message) {
                 Ok(text) => {
                     add(&mut batch, rules, streams, message, text);
                     origin.push(n);
@@ -185,11 +199,10 @@ impl Run<'_> {
                 continue;
             }
             let part = batch.part(from..to);
-            match inbox::write(&self.shared.writers, self.spec.id, self.epoch, &part).await {
-                Ok(Written { inserted, duplicates }) => {
-                    self.status.consumed(inserted);
-                    self.status.skipped(duplicates);
-                }
+            // Everything before the part is settled already.
+            let settled = &incoming[..=origin[to - 1]];
+            match self.write(streams, &part, settled).await {
+                Ok(()) => {}
                 Err(WriteError::Failed(failure)) => return Err(failure),
                 Err(WriteError::Refused(reason)) if to - from == 1 => {
                     // The cause may be mended meanwhile.
@@ -226,6 +239,38 @@ impl Run<'_> {
                 }
             }
         }
+        // Positions move past what was set aside at the end, too.
+        if !streams.moves(incoming).0.next.is_empty() {
+            self.write(streams, &Batch::default(), incoming)
+                .await
+                .map_err(|e| match e {
+                    WriteError::Failed(failure) => failure,
+                    WriteError::Refused(reason) => Failure::transient(reason),
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Stores a part, and with it the positions reached by what is settled then.
+    async fn write(
+        &self,
+        streams: &mut Streams,
+        part: &Batch,
+        settled: &[Incoming],
+    ) -> Result<(), WriteError> {
+        let (moves, reached) = streams.moves(settled);
+        let group = streams.group.as_deref();
+        let written = inbox::write(
+            &self.shared.writers,
+            self.spec.id,
+            self.epoch,
+            part,
+            group.map(|group| (group, &moves)),
+        );
+        let Written { inserted, duplicates } = written.await?;
+        streams.reach(&reached);
+        self.status.consumed(inserted);
+        self.status.skipped(duplicates);
         Ok(())
     }
 
@@ -236,10 +281,8 @@ impl Run<'_> {
         message: &Incoming,
         error: &str,
     ) -> Result<(), Failure> {
-        let found = rules.identify(&message.subject, &message.payload, |name| {
-            message.headers.get(name)
-        });
-        let position = stored_position(streams, message.position);
+        let found = message.identify(rules);
+        let position = streams.stored(message.position);
         tracing::warn!(
             pipeline = self.spec.name,
             subject = message.subject,
@@ -251,7 +294,7 @@ impl Run<'_> {
             source: &message.source(),
             source_ref: position.map(|(source, _)| source),
             source_seq: position.map(|(_, sequence)| sequence),
-            body: &message.payload,
+            body: message.payload.as_deref(),
             headers: &message.headers.json(),
             error,
         };
@@ -268,21 +311,17 @@ impl Run<'_> {
         batch: &[Incoming],
     ) -> Result<(), Failure> {
         for position in batch.iter().filter_map(|m| m.position) {
-            if let std::collections::hash_map::Entry::Vacant(entry) = streams.entry(position.stream) {
-                let name = source.stream_name(position.stream);
-                entry.insert(inbox::source_ref(&self.shared.writers, self.reverse.inbox_id, &name).await?);
+            if let Entry::Vacant(entry) = streams.named.entry(position.stream) {
+                let stream = source.stream(position.stream)?;
+                let inbox_id = self.reverse.inbox_id;
+                entry.insert(Named {
+                    source_ref: inbox::source_ref(&self.shared.writers, inbox_id, &stream.name).await?,
+                    next: stream.next,
+                });
             }
         }
         Ok(())
     }
-}
-
-/// Numbers of the source's streams in the inbox.
-type Streams = HashMap<u32, i32>;
-
-fn stored_position(streams: &Streams, position: Option<Position>) -> Option<(i32, i64)> {
-    let position = position?;
-    Some((*streams.get(&position.stream)?, position.sequence))
 }
 
 /// Acknowledges stored messages; leaves none.
@@ -293,17 +332,25 @@ async fn acknowledge(stored: &mut Vec<Incoming>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The payload as JSON text, or why it is none. A message without a payload
+/// is stored without one.
+fn json(message: &Incoming) -> Result<Option<&str>, String> {
+    let Some(payload) = &message.payload else {
+        return Ok(None);
+    };
+    serde_json::from_slice::<serde::de::IgnoredAny>(payload).map_err(|e| e.to_string())?;
+    std::str::from_utf8(payload).map(Some).map_err(|e| e.to_string())
+}
+
 /// Appends a message to the batch.
-fn add(batch: &mut Batch, rules: &Rules, streams: &Streams, message: &Incoming, text: &str) {
-    let found = rules.identify(&message.subject, &message.payload, |name| {
-        message.headers.get(name)
-    });
-    let position = stored_position(streams, message.position);
+fn add(batch: &mut Batch, rules: &Rules, streams: &Streams, message: &Incoming, text: Option<&str>) {
+    let found = message.identify(rules);
+    let position = streams.stored(message.position);
     batch.event_ids.push(found.event_id);
     batch.dedup_keys.push(found.dedup_key);
     batch.source_refs.push(position.map(|(source, _)| source));
     batch.source_seqs.push(position.map(|(_, sequence)| sequence));
     batch.sources.push(message.source());
-    batch.payloads.push(text.to_owned());
+    batch.payloads.push(text.map(str::to_owned));
     batch.headers.push(message.headers.json());
 }

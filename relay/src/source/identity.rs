@@ -18,6 +18,8 @@ pub(crate) struct Identified {
 /// How a pipeline identifies messages.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
+    /// Headers in which senders of this kind of source give the id.
+    pub(crate) usual_headers: &'static [&'static str],
     /// A header that carries the id, looked at first.
     pub(crate) id_header: Option<String>,
     /// Path into the payload whose value stands for the content.
@@ -28,30 +30,32 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// Identifies a message. Its own id is taken from the configured header,
-    /// from `Nats-Msg-Id`, or from its CloudEvents attributes; without one,
-    /// the subject and the payload (or the configured part of it) are digested.
+    /// from the usual ones, or from a structured CloudEvent; without one, the
+    /// subject, the key and the payload (or the configured part of it) are
+    /// digested. A message without a payload says nothing that could be told
+    /// apart, so that only its id and its position count.
     pub(crate) fn identify<'h>(
         &self,
         subject: &str,
-        payload: &[u8],
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
         header: impl Fn(&str) -> Option<&'h str>,
     ) -> Identified {
         let structured = || {
             header("content-type")
                 .filter(|t| t.starts_with("application/cloudevents+json"))
-                .and_then(|_| field(payload, &["id".to_owned()]))
+                .and_then(|_| field(payload?, &["id".to_owned()]))
         };
         let event_id = self
             .id_header
             .as_deref()
             .and_then(&header)
-            .or_else(|| header("Nats-Msg-Id"))
-            .or_else(|| header("ce-id"))
-            .or_else(|| header("ce_id"))
+            .or_else(|| self.usual_headers.iter().find_map(|name| header(name)))
             .map(str::to_owned)
             .or_else(structured)
             .filter(|id| !id.is_empty());
-        let dedup_key = (event_id.is_none() && self.idempotent).then(|| {
+        let content = payload.filter(|_| event_id.is_none() && self.idempotent);
+        let dedup_key = content.map(|payload| {
             let mut digest = Sha256::new();
             if let Some(value) = self.dedup_path.as_ref().and_then(|path| field(payload, path)) {
                 digest.update(b"key\0");
@@ -60,6 +64,11 @@ impl Rules {
                 digest.update(b"content\0");
                 digest.update(subject.as_bytes());
                 digest.update(b"\0");
+                if let Some(key) = key {
+                    digest.update(b"key\0");
+                    digest.update(u64::try_from(key.len()).unwrap_or(u64::MAX).to_be_bytes());
+                    digest.update(key);
+                }
                 digest.update(payload);
             }
             digest.finalize()[..KEY_BYTES].to_vec()
@@ -74,6 +83,7 @@ mod tests {
 
     fn rules() -> Rules {
         Rules {
+            usual_headers: &["Nats-Msg-Id", "ce-id"],
             id_header: None,
             dedup_path: None,
             idempotent: true,
@@ -91,7 +101,7 @@ mod tests {
             "X-Id" => Some("x-1"),
             _ => None,
         };
-        let found = rules().identify("s", b"{}", header);
+        let found = rules().identify("s", None, Some(b"{}"), header);
         assert_eq!(
             found,
             Identified {
@@ -104,7 +114,7 @@ mod tests {
             ..rules()
         };
         assert_eq!(
-            rules.identify("s", b"{}", header).event_id.as_deref(),
+            rules.identify("s", None, Some(b"{}"), header).event_id.as_deref(),
             Some("x-1")
         );
     }
@@ -113,16 +123,38 @@ mod tests {
     fn a_structured_cloud_event_brings_its_id() {
         let header =
             |name: &str| (name == "content-type").then_some("application/cloudevents+json; charset=utf-8");
-        let found = rules().identify("s", br#"{"id":"ce-7","data":1}"#, header);
+        let found = rules().identify("s", None, Some(br#"{"id":"ce-7","data":1}"#), header);
         assert_eq!(found.event_id.as_deref(), Some("ce-7"));
     }
 
     #[test]
     fn equal_content_has_an_equal_key() {
-        let key = |subject: &str, payload: &[u8]| rules().identify(subject, payload, none).dedup_key.unwrap();
+        let keyed = |subject: &str, key: Option<&[u8]>, payload: &[u8]| {
+            rules()
+                .identify(subject, key, Some(payload), none)
+                .dedup_key
+                .unwrap()
+        };
+        let key = |subject: &str, payload: &[u8]| keyed(subject, None, payload);
         assert_eq!(key("s", b"{\"a\":1}"), key("s", b"{\"a\":1}"));
         assert_ne!(key("s", b"{\"a\":1}"), key("s", b"{\"a\":2}"));
         assert_ne!(key("s", b"{\"a\":1}"), key("t", b"{\"a\":1}"));
+        assert_ne!(keyed("s", Some(b"k"), b"1"), keyed("s", Some(b"l"), b"1"));
+        assert_ne!(keyed("s", Some(b"k"), b"11"), keyed("s", Some(b"k1"), b"1"));
+        assert_eq!(keyed("s", Some(b"k"), b"1"), keyed("s", Some(b"k"), b"1"));
+    }
+
+    #[test]
+    fn without_a_payload_there_is_no_content_to_compare() {
+        assert_eq!(
+            rules().identify("s", Some(b"k"), None, none),
+            Identified::default()
+        );
+        let id = |name: &str| (name == "ce-id").then_some("c");
+        assert_eq!(
+            rules().identify("s", None, None, id).event_id.as_deref(),
+            Some("c")
+        );
     }
 
     #[test]
@@ -131,7 +163,7 @@ mod tests {
             dedup_path: Some(vec!["payment_id".into()]),
             ..rules()
         };
-        let key = |payload: &[u8]| rules.identify("s", payload, none).dedup_key.unwrap();
+        let key = |payload: &[u8]| rules.identify("s", None, Some(payload), none).dedup_key.unwrap();
         assert_eq!(
             key(br#"{"payment_id":"p1","try":1}"#),
             key(br#"{"payment_id":"p1","try":2}"#)
@@ -147,6 +179,9 @@ mod tests {
             idempotent: false,
             ..rules()
         };
-        assert_eq!(rules.identify("s", b"{}", none), Identified::default());
+        assert_eq!(
+            rules.identify("s", None, Some(b"{}"), none),
+            Identified::default()
+        );
     }
 }

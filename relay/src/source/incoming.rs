@@ -1,7 +1,11 @@
 //! A message on its way into an inbox, whatever brought it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::identity::{Identified, Rules};
+use super::kafka::Claim;
 use crate::failure::Failure;
 
 /// Where a message lies in its source, when the source keeps it.
@@ -11,13 +15,21 @@ pub(crate) struct Position {
     pub(crate) stream: u32,
     /// Sequence or offset in it.
     pub(crate) sequence: i64,
+    /// Milliseconds since 1970 that a Kafka record carries.
+    pub(crate) time: Option<i64>,
 }
+
+/// Header that carries the key of a Kafka record, and the same for a key that
+/// is no text.
+pub(crate) const KEY: &str = "tide-key";
+pub(crate) const KEY_BASE64: &str = "tide-key-base64";
 
 /// How the sender learns that a message is safe.
 pub(crate) enum Ack {
     /// Nobody waits for it.
     None,
     Nats(Box<async_nats::jetstream::message::Acker>),
+    Kafka(Arc<Claim>),
 }
 
 /// A message as it came.
@@ -26,7 +38,8 @@ pub(crate) struct Incoming {
     pub(crate) kind: &'static str,
     /// Subject, topic or path that it came by.
     pub(crate) subject: String,
-    pub(crate) payload: Bytes,
+    /// None for a Kafka record without a value.
+    pub(crate) payload: Option<Bytes>,
     pub(crate) headers: Headers,
     pub(crate) position: Option<Position>,
     pub(crate) ack: Ack,
@@ -38,10 +51,27 @@ impl Incoming {
         format!("{}:{}", self.kind, self.subject)
     }
 
+    /// What tells it from others.
+    pub(crate) fn identify(&self, rules: &Rules) -> Identified {
+        let key = self.headers.get(KEY).or_else(|| self.headers.get(KEY_BASE64));
+        rules.identify(
+            &self.subject,
+            key.map(str::as_bytes),
+            self.payload.as_deref(),
+            |name| self.headers.get(name),
+        )
+    }
+
     /// Tells the source that the message is stored, or set aside, for good.
     pub(crate) async fn ack(self) -> Result<(), Failure> {
         match self.ack {
             Ack::None => Ok(()),
+            Ack::Kafka(claim) => {
+                if let Some(position) = self.position {
+                    claim.settle(position.sequence);
+                }
+                Ok(())
+            }
             Ack::Nats(acker) => acker
                 .ack()
                 .await

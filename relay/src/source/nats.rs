@@ -147,8 +147,11 @@ impl NatsSource {
         }
     }
 
-    pub(crate) fn stream_name(&self, _stream: u32) -> Arc<str> {
-        Arc::clone(&self.stream)
+    pub(crate) fn stream(&self) -> super::Stream {
+        super::Stream {
+            name: Arc::clone(&self.stream),
+            next: None,
+        }
     }
 
     /// Waits for messages and takes what is there, up to `limit`.
@@ -184,6 +187,7 @@ impl NatsSource {
                 let position = Position {
                     stream: 0,
                     sequence: i64::try_from(sequence).unwrap_or(i64::MAX),
+                    time: None,
                 };
                 Ok(incoming(message, Some(position), Ack::Nats(Box::new(acker))))
             }
@@ -306,7 +310,7 @@ fn incoming(message: async_nats::Message, position: Option<Position>, ack: Ack) 
     Incoming {
         kind: "nats",
         subject: message.subject.to_string(),
-        payload: message.payload,
+        payload: Some(message.payload),
         headers: message.headers.as_ref().map(pairs).unwrap_or_default(),
         position,
         ack,

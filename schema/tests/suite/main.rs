@@ -7,6 +7,7 @@ mod consumer_group;
 mod dead_letter;
 mod inbox;
 mod inbox_claim;
+mod inbox_position;
 mod install;
 mod lease;
 mod lease_random;

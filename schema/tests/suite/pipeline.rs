@@ -193,9 +193,9 @@ async fn each_wrong_key_or_value_is_named() {
             &["unknown key \"queue\""],
         ),
         (
-            "SELECT tide.relay_set_inbox('r', 'payments', '{}', p_source := 'kafka')",
+            "SELECT tide.relay_set_inbox('r', 'payments', '{}', p_source := 'kafak')",
             "22023",
-            &["source", "Allowed: \"nats\""],
+            &["source", "Did you mean \"kafka\"", "\"nats\""],
         ),
         (
             "SELECT tide.relay_set_inbox('r', 'payment', '{}')",

@@ -6,7 +6,9 @@ use futures::StreamExt;
 use tokio_postgres::Client;
 
 use super::{kafka, nats};
-use crate::config::{KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec, SourceSpec, Work};
+use crate::config::{
+    KafkaSinkSpec, KafkaSourceSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec, SourceSpec, Work,
+};
 use crate::database::describe;
 use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
@@ -132,12 +134,14 @@ async fn broker(known: &Known) -> Broker {
                 SinkSpec::Nats(sink) => nats_sink(sink, known).await,
             },
             Work::Reverse(reverse) => match &reverse.source {
+                SourceSpec::Kafka(source) => kafka_source(source).await,
                 SourceSpec::Nats(source) => nats_source(source, &known.pipeline.name).await,
             },
         }
     };
     let kind = match &spec.work {
         Work::Forward(forward) if matches!(forward.sink, SinkSpec::Kafka(_)) => "kafka",
+        Work::Reverse(reverse) if matches!(reverse.source, SourceSpec::Kafka(_)) => "kafka",
         _ => "nats",
     };
     match tokio::time::timeout(BROKER_TIMEOUT, looking).await {
@@ -165,6 +169,16 @@ async fn kafka_sink(sink: &KafkaSinkSpec, known: &Known) -> Result<Broker, Refus
             client_max: CLIENT_MAX,
             largest: known.largest,
         }),
+    };
+    kafka::look(question).await.map(|k| Broker::Kafka(Box::new(k)))
+}
+
+async fn kafka_source(source: &KafkaSourceSpec) -> Result<Broker, Refusal> {
+    let question = kafka::Question {
+        connection: source.connection.clone(),
+        topics: source.topics.clone(),
+        template: None,
+        sink: None,
     };
     kafka::look(question).await.map(|k| Broker::Kafka(Box::new(k)))
 }
