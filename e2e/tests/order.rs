@@ -198,3 +198,41 @@ async fn equal_keys_keep_their_order_over_many_partitions() {
         assert_in_order(&values(&of_one));
     }
 }
+
+/// The tick reads a sequence and then a snapshot; in a transaction with one
+/// snapshot for all its statements these would come in the wrong order.
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_of_the_database_that_hurt_are_none_of_the_relays() {
+    let (bed, db, topic) = scene("kafka_defaults").await;
+    db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "synchronous_commit = off",
+        "idle_session_timeout = '1s'",
+    ] {
+        let name = db.text("SELECT quote_ident(current_database())").await;
+        db.run(&format!("ALTER DATABASE {name} SET {setting}")).await;
+    }
+    let relay = Relay::start(&db).await;
+    let publishers: Vec<_> = (0..4)
+        .map(|part| {
+            let url = db.url();
+            tokio::spawn(async move {
+                let connecting = tokio_postgres::connect(&url, tokio_postgres::NoTls);
+                let (client, connection) = connecting.await.unwrap();
+                tokio::spawn(connection);
+                for n in part * 500 + 1..=part * 500 + 500 {
+                    let publish = format!("SELECT tide.outbox_publish('events', '{{\"n\": {n}}}')");
+                    // A serializable publisher may have to try again.
+                    while client.batch_execute(&publish).await.is_err() {}
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    let records = kafka::await_records(&bed.kafka, &topic, 2_000, A_WHILE).await;
+    assert_each_once(&values(&records), 1..=2_000);
+    assert!(!relay.log().contains("WARN"), "{}", relay.log());
+}
