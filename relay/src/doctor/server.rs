@@ -317,28 +317,13 @@ impl Server {
 
     fn settings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
-        if let Some(level @ ("repeatable read" | "serializable")) =
-            self.setting("default_transaction_isolation")
-        {
-            found.push(
-                Finding::problem(
-                    "setting-isolation",
-                    SUBJECT,
-                    format!(
-                        "Transactions of role \"{}\" are {level} by default; relays rely on read committed.",
-                        self.role
-                    ),
-                )
-                .hint(self.set_hint("default_transaction_isolation", "'read committed'")),
-            );
-        }
         if self.setting("synchronous_commit") == Some("off") {
             found.push(
                 Finding::problem(
                     "setting-synchronous-commit",
                     SUBJECT,
-                    "synchronous_commit is off: when PostgreSQL crashes, messages are lost that were confirmed to a broker \
-                     or to a publisher.",
+                    "synchronous_commit is off: when PostgreSQL crashes, messages are lost that were confirmed to a \
+                     publisher (relays set it on for themselves).",
                 )
                 .hint(self.set_hint("synchronous_commit", "on")),
             );
@@ -354,7 +339,6 @@ impl Server {
             );
         }
         for (name, code, least) in [
-            ("idle_session_timeout", "setting-idle-session-timeout", 600.0),
             ("transaction_timeout", "setting-transaction-timeout", 60.0),
             ("statement_timeout", "setting-statement-timeout", 60.0),
         ] {
@@ -362,9 +346,6 @@ impl Server {
                 continue;
             };
             let consequence = match name {
-                "idle_session_timeout" => {
-                    "PostgreSQL ends a relay's idle sessions, which are opened again and again"
-                }
                 "transaction_timeout" => "long reads of a backlog are cut off and begin anew",
                 _ => "commands such as \"schema upgrade\" are cut off; relays set their own",
             };
