@@ -101,7 +101,8 @@ async fn a_frozen_owner_that_wakes_up_doubles_nothing() {
         // As the server does with the session of a host that vanished.
         db.run(&format!(
             "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN tide.relay_member m ON m.pid = {pid}
-              WHERE l.locktype = 'advisory' AND l.classid = 1953064045 AND l.objid = m.member_id"
+              WHERE l.locktype = 'advisory' AND l.classid = 1953064045 AND l.objid = m.member_id
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         ))
         .await;
         db.await_text(SOON, OWNER, &other.pid().to_string()).await;
