@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, count, some};
+use crate::database::outbox::quote;
 use crate::human::age;
 
 const SUBJECT: &str = "database";
@@ -275,13 +276,13 @@ impl Server {
                 .then(|| Finding::ok("grants", SUBJECT, "The role has the rights that a relay needs."));
         }
         let hint = if self.relay_role {
-            format!("GRANT tide_relay TO {}", quoted(&self.role))
+            format!("GRANT tide_relay TO {}", quote(&self.role))
         } else {
             format!(
                 "connect as {}, who owns the schema, or let it: GRANT {} TO {}",
                 self.schema_owner,
-                quoted(&self.schema_owner),
-                quoted(&self.role)
+                quote(&self.schema_owner),
+                quote(&self.role)
             )
         };
         Some(
@@ -312,7 +313,7 @@ impl Server {
     }
 
     fn set_hint(&self, name: &str, value: &str) -> String {
-        format!("ALTER ROLE {} SET {name} = {value}", quoted(&self.role))
+        format!("ALTER ROLE {} SET {name} = {value}", quote(&self.role))
     }
 
     fn settings(&self) -> Vec<Finding> {
@@ -436,15 +437,10 @@ impl Server {
                     count(self.hidden, "transaction")
                 ),
             )
-            .hint(format!("GRANT pg_read_all_stats TO {}", quoted(&self.role)))
+            .hint(format!("GRANT pg_read_all_stats TO {}", quote(&self.role)))
         });
         sessions.chain(prepared).chain(hidden).collect()
     }
-}
-
-/// A name as SQL writes it.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A text as SQL writes it.

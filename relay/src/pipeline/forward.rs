@@ -309,8 +309,7 @@ impl Run<'_> {
                 return Ok(false);
             }
             if a.landed.remove(&row.event_id()) {
-                let ticket = a.window.push(row.id, row.created_at, row.bytes());
-                a.window.settle(ticket, Settlement::Done);
+                settled(a, row);
                 self.status.skipped(1);
             } else if !self.send(a, row).await? {
                 return Ok(false);
