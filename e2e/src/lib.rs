@@ -23,6 +23,7 @@ mod pooler;
 mod process;
 mod proxy;
 mod relay;
+pub mod scene;
 mod secret_files;
 mod token_server;
 mod wait;

@@ -169,12 +169,7 @@ async fn settings_and_transactions_that_hurt_are_found() {
     let db = Database::fresh(&Bed::from_env().postgres, "doctor_settings").await;
     db.create_outboxes(&["events"]).await;
     let name = db.text("SELECT current_database()").await;
-    for setting in [
-        "default_transaction_isolation = 'repeatable read'",
-        "synchronous_commit = off",
-        "idle_session_timeout = '1min'",
-        "statement_timeout = '20s'",
-    ] {
+    for setting in ["synchronous_commit = off", "statement_timeout = '20s'"] {
         db.run(&format!("ALTER DATABASE {name} SET {setting}")).await;
     }
     let mut busy = db.session().await;
@@ -192,9 +187,7 @@ async fn settings_and_transactions_that_hurt_are_found() {
         .get(0);
 
     let said = doctor(&db.url(), &["--long-transaction", "0"]).await;
-    said.has("problem", "setting-isolation", &["repeatable read", "ALTER ROLE"])
-        .has("problem", "setting-synchronous-commit", &["ALTER ROLE"])
-        .has("warning", "setting-idle-session-timeout", &["60s"])
+    said.has("problem", "setting-synchronous-commit", &["ALTER ROLE"])
         .has("warning", "setting-statement-timeout", &["20s"]);
     let finding = said
         .findings

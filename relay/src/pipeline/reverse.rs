@@ -193,7 +193,7 @@ impl Run<'_> {
         // Halves of a batch that PostgreSQL refuses, until the culprit is alone.
         let mut parts = Vec::from([(0, batch.len())]);
         // Of the message that is alone.
-        let mut refusals = 0;
+        let mut refusals = Backoff::new(self.spec.retry);
         while let Some((from, to)) = parts.pop() {
             if from == to {
                 continue;
@@ -202,14 +202,12 @@ impl Run<'_> {
             // Everything before the part is settled already.
             let settled = &incoming[..=origin[to - 1]];
             match self.write(streams, &part, settled).await {
-                Ok(()) => {}
+                Ok(()) => refusals.reset(),
                 Err(WriteError::Failed(failure)) => return Err(failure),
                 Err(WriteError::Refused(reason)) if to - from == 1 => {
                     // The cause may be mended meanwhile.
-                    if refusals < self.reverse.dead_letter.max_retries {
-                        refusals += 1;
-                        let mut pause = Backoff::new(self.spec.retry);
-                        let (_, pause) = pause.next(&mut rand::rng());
+                    let (attempt, pause) = refusals.next(&mut rand::rng());
+                    if attempt <= self.reverse.dead_letter.max_retries {
                         tokio::select! {
                             () = tokio::time::sleep(pause) => {}
                             () = self.stop.cancelled() => return Err(Failure::transient(reason)),
@@ -217,7 +215,7 @@ impl Run<'_> {
                         parts.push((from, to));
                         continue;
                     }
-                    refusals = 0;
+                    refusals.reset();
                     if !self.reverse.dead_letter.enabled {
                         return Err(Failure::transient(format!(
                             "the inbox refuses a message and the pipeline waits, as \"dead_letter.enabled\" is false: {reason}"

@@ -10,10 +10,10 @@ use crate::config::{
     KafkaSinkSpec, KafkaSourceSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec, SourceSpec, Work,
 };
 use crate::database::describe;
+use crate::database::outbox::quote;
 use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
 use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
-use crate::doctor::server::quoted;
 use crate::source::nats::{durable_description, durable_name};
 
 /// A broker that takes longer is called unreachable.
@@ -111,7 +111,7 @@ async fn largest(client: &Client, table: &str) -> Result<Option<i64>, String> {
     let sql = format!(
         "SELECT max(coalesce(octet_length(m.payload::text), octet_length(m.body)) + octet_length(m.headers::text))::bigint
            FROM (SELECT * FROM tide.{} ORDER BY id DESC LIMIT {LATEST}) m",
-        quoted(table)
+        quote(table)
     );
     let row = client
         .query_one(&sql, &[])
