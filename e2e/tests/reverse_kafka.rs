@@ -460,6 +460,56 @@ async fn a_broker_that_restarts_costs_nothing_but_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_hangs_in_mid_stream_loses_and_doubles_nothing() {
+    const ALL: i64 = 20_000;
+    let own = OwnBed::up("kin-hang", &["kafka"], &[]).await;
+    let bed = Bed::from_env();
+    let db = Database::fresh(&bed.postgres, "kin_hang").await;
+    db.run("SELECT tide.inbox_create('calls')").await;
+    let (brokers, topic) = (own.addresses.kafka.clone(), unique("kin_hang"));
+    create_topic(&brokers, &topic, 3, &[]).await;
+    Producer::connect(&brokers, &[("batch.num.messages", "20")])
+        .send_numbers(&topic, 1, ALL, 3)
+        .await;
+    // Little is fetched ahead, and a broker that does not answer is soon given up on.
+    let config = r#"{"librdkafka": {"socket.timeout.ms": 1600, "queued.min.messages": 10, "max.partition.fetch.bytes": 4000}}"#;
+    let arguments = ", p_idempotent := false, p_batch_size := 10";
+    db.from_kafka("p", "calls", &brokers, &topic, config, arguments)
+        .await;
+    let relay = Relay::start(&db).await;
+    for hang in 1..=8 {
+        let before = db.number(COUNT).await;
+        await_condition(A_WHILE, "some more messages", async || {
+            (db.number(COUNT).await > before + 100).then_some(())
+        })
+        .await;
+        own.signal("kafka", Signal::Stop);
+        // About as long as the relay waits, a bit longer each time.
+        tokio::time::sleep(Duration::from_millis(1_600 + 150 * hang)).await;
+        own.signal("kafka", Signal::Continue);
+        println!("went on at {} of {ALL}", db.number(COUNT).await);
+    }
+    let before = db.number(COUNT).await;
+    await_condition(A_WHILE, "some more messages", async || {
+        (db.number(COUNT).await > before + 100).then_some(())
+    })
+    .await;
+    // And once for so long that it is noticed.
+    own.signal("kafka", Signal::Stop);
+    relay.await_healthy(A_WHILE, "p", 0).await;
+    let error = "SELECT last_error LIKE '%no broker can be reached%' FROM tide.relay_pipeline_status";
+    db.await_text(SOON, error, "t").await;
+    let there = db.number(COUNT).await;
+    println!("hung at {there} of {ALL}");
+    assert!(there < ALL, "too fast to prove anything");
+    own.signal("kafka", Signal::Continue);
+    db.await_text(A_WHILE, COUNT, &ALL.to_string()).await;
+    assert_each_once(&stored(&db).await, 1..=ALL);
+    assert_gapless(&db, ALL).await;
+    relay.await_healthy(SOON, "p", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_pipelines_of_one_group_share_partitions_and_a_missing_topic_is_named() {
     let (bed, db, topic, producer) = scene("kin_two", 4).await;
     let config = format!("{{\"consumer_group\": \"{}\"}}", unique("g"));

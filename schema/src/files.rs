@@ -30,7 +30,6 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "50_pipeline.sql",
     "55_options.sql",
     "56_options_kafka.sql",
-    "56_options_kafka_source.sql",
     "57_options_nats.sql",
     "60_relay.sql",
     "62_inbox_position.sql",

@@ -83,3 +83,18 @@ DROP FUNCTION tide.inbox_mark_processed(text, text);
 DROP FUNCTION tide.inbox_mark_failed(text, text, text);
 DROP FUNCTION tide.inbox_claim(text, integer, interval);
 DROP FUNCTION tide._no_such_event(tide.inbox, text);
+
+-- How far a consumer group has read a topic partition into an inbox; written
+-- in the transaction that stores the messages (docs/design/incoming.md).
+CREATE TABLE tide.inbox_position (
+    source_ref     integer NOT NULL REFERENCES tide.inbox_source ON DELETE CASCADE,
+    consumer_group text NOT NULL,
+    -- The offset to read next: everything before it is in the inbox, refused
+    -- as a duplicate, or a dead letter. -1: from the beginning.
+    next_offset    bigint NOT NULL,
+    -- Milliseconds since 1970 that the last record before it carries: another
+    -- record at that place means that the topic is not the same any more.
+    last_time      bigint,
+    updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (source_ref, consumer_group)
+) WITH (fillfactor = 50);

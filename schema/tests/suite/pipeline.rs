@@ -193,6 +193,33 @@ async fn each_wrong_key_or_value_is_named() {
             &["unknown key \"queue\""],
         ),
         (
+            "SELECT tide.relay_set_inbox('r', 'payments', '{\"brokers\": \"b:1\", \"topic\": \"t\", \"consumer_gruop\": \"g\"}', p_source := 'kafka')",
+            "22023",
+            &[
+                "unknown key \"consumer_gruop\"",
+                "Did you mean \"consumer_group\"?",
+            ],
+        ),
+        (
+            "SELECT tide.relay_set_inbox('r', 'payments', '{\"brokers\": \"b:1\", \"topic\": \"t\", \"start\": \"newest\"}', p_source := 'kafka')",
+            "22023",
+            &["\"start\"", "\"earliest\""],
+        ),
+        (
+            "SELECT tide.relay_set_inbox('r', 'payments', '{\"brokers\": \"b:1\", \"topic\": \"t\", \"librdkafka\": {\"group.id\": \"g\"}}', p_source := 'kafka')",
+            "22023",
+            &[
+                "\"librdkafka.group.id\"",
+                "delivery rests on it",
+                "\"consumer_group\"",
+            ],
+        ),
+        (
+            "SELECT tide.relay_set_inbox('r', 'payments', '{\"brokers\": \"b:1\"}', p_source := 'kafka')",
+            "22023",
+            &["\"topic\" is missing"],
+        ),
+        (
             "SELECT tide.relay_set_inbox('r', 'payments', '{}', p_source := 'kafak')",
             "22023",
             &["source", "Did you mean \"kafka\"", "\"nats\""],

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::{Claim, Claims, take_commits};
 use super::plan::{Committed, EndsBefore, Facts, Plan, Stored, plan};
-use crate::broker::kafka::{Watch, describe, is_connection};
+use crate::broker::kafka::{Quiet, Watch, describe, is_connection};
 use crate::config::{KafkaSourceSpec, Start};
 use crate::database::inbox::{self, Batch, Moves, StoredPosition, WriteError};
 use crate::failure::Failure;
@@ -37,8 +37,8 @@ pub(super) struct Shared {
     pub(super) claims: Mutex<Claims>,
     /// What ends the attempt.
     trouble: Mutex<Option<Failure>>,
-    /// Knows why connections fail.
-    pub(super) watch: Watch,
+    /// Fetches tokens, and knows why connections fail.
+    pub(super) quiet: Quiet,
     pub(super) note: Mutex<Option<String>>,
     /// The cluster's id; known before the first assignment.
     pub(super) cluster: Mutex<String>,
@@ -55,7 +55,7 @@ impl Shared {
             runtime: Handle::current(),
             claims: Mutex::default(),
             trouble: Mutex::default(),
-            watch: Watch::new(&spec.connection),
+            quiet: Quiet(Watch::new(&spec.connection)),
             note: Mutex::default(),
             cluster: Mutex::default(),
             assigned: watch::Sender::new(false),
@@ -77,8 +77,8 @@ impl Shared {
 
     /// No broker answers; says why, if that is known.
     pub(super) fn unreachable(&self, error: &KafkaError) -> Failure {
-        match self.runtime.block_on(self.watch.explained()) {
-            Some(reason) if self.watch.is_hopeless() => self.failure(&reason),
+        match self.runtime.block_on(self.quiet.0.explained()) {
+            Some(reason) if self.quiet.0.is_hopeless() => self.failure(&reason),
             Some(reason) if is_connection(error) => {
                 self.failure(&format!("no broker can be reached: {reason}"))
             }
@@ -87,7 +87,7 @@ impl Shared {
     }
 
     pub(super) fn failed(&self, what: &str, error: &KafkaError) -> Failure {
-        self.failure(&format!("{what}: {}", self.watch.describe(error)))
+        self.failure(&format!("{what}: {}", self.quiet.0.describe(error)))
     }
 
     /// How the inbox calls a topic partition.
@@ -206,17 +206,17 @@ impl Shared {
     }
 
     /// Looks where the logs end, for the lag.
-    pub(super) fn measure<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) {
+    pub(super) fn measure<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> Result<(), Failure> {
         let partitions = self.claims.lock().partitions();
+        if partitions.is_empty() {
+            return Ok(());
+        }
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for (topic, partition) in &partitions {
             list.add_partition(topic, *partition);
         }
-        if !partitions.is_empty()
-            && let Ok(high) = self.ends(consumer, &list, Offset::End)
-        {
-            self.note_ends(&high);
-        }
+        self.note_ends(&self.ends(consumer, &list, Offset::End)?);
+        Ok(())
     }
 
     fn note_ends(&self, high: &TopicPartitionList) {
@@ -318,10 +318,10 @@ fn offset_of(list: &TopicPartitionList, topic: &str, partition: i32) -> i64 {
 pub(super) struct Context(pub(super) Arc<Shared>);
 
 impl ClientContext for Context {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Quiet::ENABLE_REFRESH_OAUTH_TOKEN;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.watch.log(level, facility, message);
+        self.0.quiet.log(level, facility, message);
         // librdkafka goes on at the old offset in a topic made anew. It tells
         // so in this line alone, for which "debug" is set to "topic".
         if facility == "METADATA"
@@ -337,12 +337,11 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", code = ?error.rdkafka_error_code(), "{reason}");
-        self.0.watch.note(reason);
+        self.0.quiet.error(error, reason);
     }
 
-    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
-        self.0.watch.token()
+    fn generate_oauth_token(&self, settings: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.0.quiet.generate_oauth_token(settings)
     }
 }
 

@@ -100,7 +100,10 @@ fn read(
         }
         if measured_at.elapsed() >= MEASURE_EVERY {
             measured_at = Instant::now();
-            shared.measure(consumer);
+            // A broker that hangs causes no error of its own.
+            if shared.measure(consumer).is_err() {
+                look_for_brokers(shared, consumer)?;
+            }
         }
     }
 }
@@ -138,12 +141,22 @@ fn open(shared: &Arc<Shared>) -> Result<BaseConsumer<Context>, Failure> {
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.queue.backoff.ms", "10")
         .set("queued.min.messages", "20000")
-        .set("queued.max.messages.kbytes", "16384")
-        // For the one line that tells of a topic made anew.
-        .set("debug", "topic")
-        .set_log_level(RDKafkaLogLevel::Debug);
+        .set("queued.max.messages.kbytes", "16384");
     kafka::set_properties(&mut config, &spec.connection);
+    // Beside what the user wants to see.
+    let debug = match spec
+        .connection
+        .librdkafka
+        .iter()
+        .find(|(name, _)| name == "debug")
+    {
+        Some((_, more)) => format!("topic,{more}"),
+        None => "topic".to_owned(),
+    };
     config
+        // For the one line that tells of a topic made anew.
+        .set("debug", debug)
+        .set_log_level(RDKafkaLogLevel::Debug)
         .set("group.id", &spec.consumer_group)
         .set("group.instance.id", shared.reader.instance_id())
         .set("allow.auto.create.topics", "false")
@@ -170,7 +183,7 @@ fn open(shared: &Arc<Shared>) -> Result<BaseConsumer<Context>, Failure> {
 }
 
 fn check_topic(shared: &Shared, consumer: &BaseConsumer<Context>, topic: &str) -> Result<(), Failure> {
-    let metadata = ask(shared, consumer, topic, ANSWER)?;
+    let metadata = ask(shared, consumer, topic)?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
     match found.map(|t| t.error().map(RDKafkaErrorCode::from)) {
         Some(None) => Ok(()),
@@ -179,31 +192,20 @@ fn check_topic(shared: &Shared, consumer: &BaseConsumer<Context>, topic: &str) -
                 "topic \"{topic}\" does not exist; create it, or set another \"topic\""
             )))
         }
-        Some(Some(code)) => {
-            Err(shared.failure(&format!("topic \"{topic}\": {}", kafka::describe_code(code))))
-        }
+        Some(Some(code)) => Err(shared.failure(&format!("topic \"{topic}\": {}", words(code)))),
     }
 }
 
-/// What some broker knows of a topic, if one answers in time.
-fn ask(
-    shared: &Shared,
-    consumer: &BaseConsumer<Context>,
-    topic: &str,
-    within: Duration,
-) -> Result<Metadata, Failure> {
-    let deadline = Instant::now() + within;
+/// What some broker knows of a topic, if one answers in time. Only for a
+/// consumer that has no partitions yet: what it is sent meanwhile is dropped.
+fn ask(shared: &Shared, consumer: &BaseConsumer<Context>, topic: &str) -> Result<Metadata, Failure> {
+    let deadline = Instant::now() + ANSWER;
     loop {
         match consumer.fetch_metadata(Some(topic), LOOK) {
             Ok(metadata) => return Ok(metadata),
             Err(error) => {
-                // Complaints and requests for tokens lie in the queue, behind
-                // lines of the log. Messages are read again.
-                let served = Instant::now() + COMPLAINTS;
-                while Instant::now() < served {
-                    let _ = consumer.poll(COMPLAINTS / 10);
-                }
-                if !is_connection(&error) || shared.watch.is_hopeless() || Instant::now() >= deadline {
+                hear_complaints(consumer);
+                if !is_connection(&error) || shared.quiet.0.is_hopeless() || Instant::now() >= deadline {
                     return Err(shared.unreachable(&error));
                 }
             }
@@ -211,12 +213,32 @@ fn ask(
     }
 }
 
-/// Whether an error ends the attempt. Connections come back by themselves, as
-/// long as some broker answers.
+/// Complaints and requests for tokens lie in the same queue as records and
+/// lines of the log. Drops records: there must be none, or they must be read
+/// again.
+fn hear_complaints(consumer: &BaseConsumer<Context>) {
+    let until = Instant::now() + COMPLAINTS;
+    while Instant::now() < until {
+        let _ = consumer.poll(COMPLAINTS / 10);
+    }
+}
+
+/// Connections come back by themselves, as long as some broker answers; if
+/// none does, that ends the attempt.
+fn look_for_brokers(shared: &Shared, consumer: &BaseConsumer<Context>) -> Result<(), Failure> {
+    let topic = shared.spec.topics.first().map(String::as_str);
+    let Err(error) = consumer.fetch_metadata(topic, ALIVE) else {
+        return Ok(());
+    };
+    // The next attempt reads again from the inbox's position.
+    hear_complaints(consumer);
+    Err(shared.unreachable(&error))
+}
+
+/// Whether an error ends the attempt.
 fn judge(shared: &Shared, consumer: &BaseConsumer<Context>, error: &KafkaError) -> Option<Failure> {
     if is_connection(error) {
-        let topic = shared.spec.topics.first()?;
-        return ask(shared, consumer, topic, ALIVE).err();
+        return look_for_brokers(shared, consumer).err();
     }
     let group = &shared.spec.consumer_group;
     let what = match error.rdkafka_error_code() {
@@ -233,12 +255,20 @@ fn judge(shared: &Shared, consumer: &BaseConsumer<Context>, error: &KafkaError) 
         Some(RDKafkaErrorCode::FencedInstanceId) => {
             format!("another relay has taken this pipeline's place in consumer group \"{group}\"")
         }
-        Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
-            format!("no right to read as consumer group \"{group}\"")
-        }
-        _ => format!("reading as consumer group \"{group}\": {}", describe(error)),
+        Some(code) => format!("reading as consumer group \"{group}\": {}", words(code)),
+        None => format!("reading as consumer group \"{group}\": {}", describe(error)),
     };
     Some(shared.failure(&what))
+}
+
+/// A code as a reader's trouble.
+fn words(code: RDKafkaErrorCode) -> String {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            "no right to read the topic: allow the user DESCRIBE and READ on it".into()
+        }
+        code => kafka::describe_code(code),
+    }
 }
 
 /// A record as a message; none when it is not for us, or known.
