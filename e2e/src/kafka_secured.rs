@@ -36,7 +36,7 @@ impl Listener {
 
 /// See the module's description. Users: `alice` by PLAIN, SCRAM and
 /// certificate, `bob` by PLAIN and certificate, `relay-client` by token. All
-/// but `bob` may use every topic.
+/// but `bob` may use every topic and group.
 #[derive(Debug)]
 pub struct SecuredKafka {
     bed: OwnBed,
@@ -128,6 +128,8 @@ impl SecuredKafka {
             "--operation",
             "All",
             "--topic",
+            "*",
+            "--group",
             "*",
             "--transactional-id",
             "*",

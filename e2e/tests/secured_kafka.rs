@@ -108,6 +108,65 @@ async fn every_way_in_delivers() {
     assert_no_secrets(&kafka, &db, &relay).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_receives() {
+    let (kafka, db) = scene("kafka_ways_back").await;
+    let alice = json!({"tls_cert": reference(&kafka.alice.cert), "tls_key": reference(&kafka.alice.key)});
+    let scram = login(&kafka, "sasl_ssl", "SCRAM-SHA-512", "alice", SecuredKafka::PASSWORD);
+    let ways = [
+        ("tls", Listener::Tls, tls(&kafka)),
+        ("mutual", Listener::MutualTls, with(tls(&kafka), &alice)),
+        ("token", Listener::SaslTls, oauth(&kafka, SecuredKafka::CLIENT_SECRET)),
+        ("scram", Listener::SaslTls, scram),
+    ];
+    let producer = kafka::Producer::connect(kafka.open(), &[]);
+    for (way, listener, options) in &ways {
+        let topic = unique("way_back");
+        kafka::create_topic(kafka.open(), &topic, 2, &[]).await;
+        producer.send_numbers(&topic, 1, 100, 2).await;
+        db.run(&format!("SELECT tide.inbox_create('{way}')")).await;
+        let (brokers, options) = (kafka.address(*listener), options.to_string());
+        db.from_kafka(way, way, &brokers, &topic, &options, "").await;
+    }
+    let relay = Relay::start(&db).await;
+    for (way, ..) in &ways {
+        db.await_text(SOON, &format!("SELECT count(*) FROM tide.{way}_inbox"), "100")
+            .await;
+        relay.await_healthy(SOON, way, 1).await;
+    }
+    assert!(kafka.tokens.granted() > 0);
+    assert_no_secrets(&kafka, &db, &relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_is_told_which_right_it_lacks() {
+    let (kafka, db) = scene("kafka_read_rights").await;
+    let bob = login(&kafka, "sasl_ssl", "PLAIN", "bob", SecuredKafka::PASSWORD).to_string();
+    let brokers = kafka.address(Listener::SaslTls);
+    let topic = unique("readable");
+    kafka::create_topic(kafka.open(), &topic, 1, &[]).await;
+    kafka::Producer::connect(kafka.open(), &[])
+        .send_numbers(&topic, 1, 10, 1)
+        .await;
+    db.run("SELECT tide.inbox_create('calls')").await;
+    db.from_kafka("p", "calls", &brokers, &topic, &bob, "").await;
+    let relay = Relay::start(&db).await;
+    let says = |text: &str| format!("SELECT position('{text}' IN last_error) > 0 FROM tide.relay_pipeline_status");
+    db.await_text(SOON, &says("allow the user DESCRIBE and READ on it"), "t")
+        .await;
+    kafka.allow("bob", "Read", ["--topic", &topic]).await;
+    db.await_text(
+        SOON,
+        &says("no right to use the consumer group: allow the user READ on it"),
+        "t",
+    )
+    .await;
+    kafka.allow("bob", "Read", ["--group", "pg-tide-p"]).await;
+    db.await_text(SOON, "SELECT count(*) FROM tide.calls_inbox", "10")
+        .await;
+    relay.await_healthy(SOON, "p", 1).await;
+}
+
 /// A copy of a key, encrypted with the password.
 fn encrypt(kafka: &SecuredKafka, key: &Path) -> PathBuf {
     let copy = kafka.folder().join(unique("encrypted"));

@@ -155,7 +155,7 @@ CREATE TABLE tide.inbox_source (
 );
 
 -- How far a consumer group has read a topic partition into an inbox; written
--- in the transaction that stores the messages (docs/design/incoming.md).
+-- in the transaction that stores the messages (docs/design/from-kafka.md).
 CREATE TABLE tide.inbox_position (
     source_ref     integer NOT NULL REFERENCES tide.inbox_source ON DELETE CASCADE,
     consumer_group text NOT NULL,

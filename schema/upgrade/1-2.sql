@@ -85,7 +85,7 @@ DROP FUNCTION tide.inbox_claim(text, integer, interval);
 DROP FUNCTION tide._no_such_event(tide.inbox, text);
 
 -- How far a consumer group has read a topic partition into an inbox; written
--- in the transaction that stores the messages (docs/design/incoming.md).
+-- in the transaction that stores the messages (docs/design/from-kafka.md).
 CREATE TABLE tide.inbox_position (
     source_ref     integer NOT NULL REFERENCES tide.inbox_source ON DELETE CASCADE,
     consumer_group text NOT NULL,

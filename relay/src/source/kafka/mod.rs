@@ -1,6 +1,6 @@
 //! Kafka as a source: a member of a consumer group whose offsets are kept in
 //! the inbox, in the transactions that store the messages; Kafka's own
-//! committed offsets follow (docs/design/incoming.md).
+//! committed offsets follow (docs/design/from-kafka.md).
 //!
 //! A thread of its own serves librdkafka: it reads, and in the callbacks of a
 //! rebalance it asks inbox and brokers where each partition begins.
