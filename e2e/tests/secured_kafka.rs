@@ -112,11 +112,21 @@ async fn every_way_in_delivers() {
 async fn every_way_in_receives() {
     let (kafka, db) = scene("kafka_ways_back").await;
     let alice = json!({"tls_cert": reference(&kafka.alice.cert), "tls_key": reference(&kafka.alice.key)});
-    let scram = login(&kafka, "sasl_ssl", "SCRAM-SHA-512", "alice", SecuredKafka::PASSWORD);
+    let scram = login(
+        &kafka,
+        "sasl_ssl",
+        "SCRAM-SHA-512",
+        "alice",
+        SecuredKafka::PASSWORD,
+    );
     let ways = [
         ("tls", Listener::Tls, tls(&kafka)),
         ("mutual", Listener::MutualTls, with(tls(&kafka), &alice)),
-        ("token", Listener::SaslTls, oauth(&kafka, SecuredKafka::CLIENT_SECRET)),
+        (
+            "token",
+            Listener::SaslTls,
+            oauth(&kafka, SecuredKafka::CLIENT_SECRET),
+        ),
         ("scram", Listener::SaslTls, scram),
     ];
     let producer = kafka::Producer::connect(kafka.open(), &[]);
@@ -151,7 +161,8 @@ async fn a_reader_is_told_which_right_it_lacks() {
     db.run("SELECT tide.inbox_create('calls')").await;
     db.from_kafka("p", "calls", &brokers, &topic, &bob, "").await;
     let relay = Relay::start(&db).await;
-    let says = |text: &str| format!("SELECT position('{text}' IN last_error) > 0 FROM tide.relay_pipeline_status");
+    let says =
+        |text: &str| format!("SELECT position('{text}' IN last_error) > 0 FROM tide.relay_pipeline_status");
     db.await_text(SOON, &says("allow the user DESCRIBE and READ on it"), "t")
         .await;
     kafka.allow("bob", "Read", ["--topic", &topic]).await;

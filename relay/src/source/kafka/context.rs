@@ -205,18 +205,20 @@ impl Shared {
         Ok(list)
     }
 
-    /// Looks where the logs end, for the lag.
-    pub(super) fn measure<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> Result<(), Failure> {
+    /// Looks where the logs end, for the lag; whether the brokers told it.
+    pub(super) fn measure<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> bool {
         let partitions = self.claims.lock().partitions();
-        if partitions.is_empty() {
-            return Ok(());
-        }
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for (topic, partition) in &partitions {
             list.add_partition(topic, *partition);
         }
-        self.note_ends(&self.ends(consumer, &list, Offset::End)?);
-        Ok(())
+        let found = (!partitions.is_empty())
+            .then(|| self.ends(consumer, &list, Offset::End).ok())
+            .flatten();
+        if let Some(high) = &found {
+            self.note_ends(high);
+        }
+        found.is_some()
     }
 
     fn note_ends(&self, high: &TopicPartitionList) {

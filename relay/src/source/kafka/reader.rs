@@ -100,8 +100,9 @@ fn read(
         }
         if measured_at.elapsed() >= MEASURE_EVERY {
             measured_at = Instant::now();
-            // A broker that hangs causes no error of its own.
-            if shared.measure(consumer).is_err() {
+            // A broker that hangs causes no error of its own, nor does metadata
+            // without a broker, after which librdkafka knows none any more.
+            if !shared.measure(consumer) {
                 look_for_brokers(shared, consumer)?;
             }
         }
