@@ -41,8 +41,10 @@ impl Reader {
     /// the same; letters, digits, `-` and `.` only.
     pub(crate) fn instance_id(&self) -> String {
         let digest = Sha256::digest(self.origin.as_bytes());
-        let origin: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("pg-tide.{origin}.{}", self.pipeline_id)
+        let origin = digest[..8]
+            .iter()
+            .fold(0, |n: u64, byte| n << 8 | u64::from(*byte));
+        format!("pg-tide.{origin:016x}.{}", self.pipeline_id)
     }
 }
 
