@@ -3,12 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+use std::path::Path;
 use std::time::Duration;
 
 use pg_tide_e2e::kafka::create_topic;
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{Bed, Database, OwnBed, Pooler, Relay, answer, run_pg_tide, unique};
-use serde_json::Value;
+use pg_tide_e2e::{
+    Bed, Database, Listener, OwnBed, Pooler, Relay, SecretFiles, SecuredKafka, answer, reference,
+    run_pg_tide, unique,
+};
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -612,4 +616,107 @@ async fn brokers_that_make_nothing_and_offer_nothing_are_told() {
             .then_some(())
     });
     assert!(unreachable.await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_refuses_is_told_apart() {
+    let kafka = SecuredKafka::shared().await;
+    let db = Database::fresh(&Bed::from_env().postgres, "doctor_kafka_in").await;
+    db.create_outboxes(&["events"]).await;
+    let topic = unique("doctor");
+    create_topic(kafka.open(), &topic, 1, &[]).await;
+    let sasl = |user: &str, password: &str| {
+        json!({"security_protocol": "sasl_plaintext", "sasl_mechanism": "PLAIN", "sasl_username": user,
+               "sasl_password": kafka.secret(password)})
+    };
+    let tls = |ca: &Path| json!({"security_protocol": "ssl", "tls_ca": reference(ca)});
+    for (pipeline, listener, options) in [
+        ("alice", Listener::Sasl, sasl("alice", SecuredKafka::PASSWORD)),
+        ("wrong", Listener::Sasl, sasl("alice", "hunter2")),
+        ("bob", Listener::Sasl, sasl("bob", SecuredKafka::PASSWORD)),
+        ("tls", Listener::Tls, tls(&kafka.ca)),
+        ("strange", Listener::Tls, tls(&kafka.strange_ca)),
+        ("plain", Listener::Tls, json!({})),
+    ] {
+        db.to_kafka(
+            pipeline,
+            "events",
+            &kafka.address(listener),
+            &topic,
+            &options.to_string(),
+        )
+        .await;
+    }
+    let url = db.url();
+    for (pipeline, severity, code, words) in [
+        (
+            "alice",
+            "warning",
+            "kafka-replication-low",
+            ["single replica", &topic],
+        ),
+        (
+            "wrong",
+            "problem",
+            "kafka-authentication",
+            ["wrong user or password", "alice"],
+        ),
+        (
+            "bob",
+            "problem",
+            "kafka-topic-forbidden",
+            ["does not let this user see", &topic],
+        ),
+        (
+            "tls",
+            "warning",
+            "kafka-replication-low",
+            ["single replica", &topic],
+        ),
+        ("strange", "problem", "kafka-tls", ["certificate", "tls_ca"]),
+        (
+            "plain",
+            "problem",
+            "kafka-tls",
+            ["wants TLS", "security_protocol"],
+        ),
+    ] {
+        let said = doctor(&url, &["--pipeline", pipeline]).await;
+        said.has(severity, code, &words);
+        assert!(!format!("{said:?}").contains("hunter2"), "{said:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nats_refuses_is_told_apart() {
+    let own = OwnBed::nats(
+        "doctor-nats",
+        "authorization { users = [
+             {user: shop, password: right}
+             {user: narrow, password: right, permissions: {publish: \"orders.>\", subscribe: \"_INBOX.>\"}} ] }",
+    )
+    .await;
+    let db = Database::fresh(&Bed::from_env().postgres, "doctor_nats_in").await;
+    db.create_outboxes(&["events"]).await;
+    let files = SecretFiles::mount(&[("right", "right"), ("wrong", "hunter2")]);
+    let (right, wrong) = (files.reference("right"), files.reference("wrong"));
+    for (pipeline, user, password) in [
+        ("good", "shop", &right),
+        ("wrong", "shop", &wrong),
+        ("narrow", "narrow", &right),
+    ] {
+        let options = json!({"user": user, "password": password}).to_string();
+        db.to_nats(pipeline, "events", &own.addresses.nats, "orders.new", &options)
+            .await;
+    }
+    let url = db.url();
+    for (pipeline, severity, code, word) in [
+        ("good", "warning", "nats-stream-missing", "the relay will make it"),
+        ("wrong", "problem", "nats-authentication", "refuses the user"),
+        ("narrow", "problem", "nats-forbidden", "$JS.API"),
+    ] {
+        let said = doctor(&url, &["--pipeline", pipeline]).await;
+        said.has(severity, code, &[word]);
+        assert!(!format!("{said:?}").contains("hunter2"), "{said:#?}");
+    }
 }
