@@ -232,3 +232,8 @@ fn read(brokers: &str, topic: &str) -> Vec<Record> {
     records.sort_by_key(|r| (r.partition, r.offset));
     records
 }
+
+/// The `n` of each record, see [`crate::numbers`].
+pub fn values(records: &[Record]) -> Vec<i64> {
+    crate::numbers(records.iter().map(|r| r.value.as_str()))
+}

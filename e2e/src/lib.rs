@@ -12,6 +12,7 @@
 mod bed;
 pub mod certs;
 mod database;
+pub mod doctor;
 mod http;
 pub mod kafka;
 mod kafka_secured;
@@ -23,6 +24,7 @@ mod pooler;
 mod process;
 mod proxy;
 mod relay;
+pub mod scene;
 mod secret_files;
 mod token_server;
 mod wait;

@@ -41,9 +41,6 @@ impl Pooler {
         )
         .unwrap();
         let mut command = Command::new("pgbouncer");
-        // Debian has it where only root's PATH leads.
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin"));
         // It refuses to run as root.
         let root =
             std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
@@ -51,13 +48,14 @@ impl Pooler {
             command.args(["-u", "nobody"]);
         }
         let child = command
-            .arg("-q")
             .arg(&ini)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|e| panic!("pgbouncer cannot be started ({e}): e2e/setup installs it"));
+            .unwrap_or_else(|e| {
+                panic!("pgbouncer (e2e/setup installs it, bed env puts it on the PATH): {e}")
+            });
         let pooler = Self {
             child,
             address,

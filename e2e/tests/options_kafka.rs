@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pg_tide_e2e::kafka::{self, Record};
+use pg_tide_e2e::kafka::{self, values};
+use pg_tide_e2e::scene::outbox as scene;
 use pg_tide_e2e::{
-    Bed, Database, OwnBed, Relay, Signal, assert_each_once, assert_in_order, await_condition, holds, numbers,
-    unique,
+    Bed, Database, OwnBed, Relay, Signal, assert_each_once, assert_in_order, await_condition, holds, unique,
 };
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
@@ -18,17 +18,6 @@ use tokio::net::TcpListener;
 const SOON: Duration = Duration::from_secs(20);
 const A_WHILE: Duration = Duration::from_mins(1);
 const PENDING: &str = "SELECT pending_count FROM tide.outbox_pending";
-
-async fn scene(stem: &str) -> (Bed, Database, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    (bed, db, unique(stem))
-}
-
-fn values(records: &[Record]) -> Vec<i64> {
-    numbers(records.iter().map(|r| r.value.as_str()))
-}
 
 /// Where the shared bed keeps its data.
 fn state() -> PathBuf {

@@ -7,9 +7,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{
-    Bed, Database, OwnBed, Pooler, Relay, RelayOptions, answer, await_condition, get, run_pg_tide, unique,
-};
+use pg_tide_e2e::{Bed, Database, OwnBed, Pooler, Relay, RelayOptions, answer, get, run_pg_tide, unique};
 
 const SOON: Duration = Duration::from_secs(15);
 

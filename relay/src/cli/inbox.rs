@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use super::output::{Kind, OutputArguments, print_rows, rows};
-use super::{Ended, Outcome, PostgresArguments};
+use super::output::{Kind, Listing, OutputArguments};
+use super::{Outcome, PostgresArguments};
 
 /// What to do with inboxes.
 #[derive(Debug, Subcommand)]
@@ -41,12 +41,11 @@ pub(super) struct StatusArguments {
 pub(super) async fn run(command: Command) -> Outcome {
     match command {
         Command::List(arguments) => {
-            let session = arguments.postgres.connect().await?;
-            let inboxes = rows(&session.client, "SELECT * FROM tide.inbox_list()", &[]).await?;
-            print_rows(
-                arguments.output.format,
-                "inboxes",
-                &[
+            let listing = Listing {
+                sql: "SELECT * FROM tide.inbox_list()",
+                parameters: &[],
+                name: "inboxes",
+                columns: &[
                     ("INBOX", "inbox_name", Kind::Text),
                     ("TABLE", "table_name", Kind::Text),
                     ("MAX RETRIES", "max_retries", Kind::Number),
@@ -54,21 +53,15 @@ pub(super) async fn run(command: Command) -> Outcome {
                     ("DEAD KEPT", "dlq_retention", Kind::Text),
                     ("CREATED", "created_at", Kind::Time),
                 ],
-                &inboxes,
-            )?;
+            };
+            listing.print(&arguments.postgres, &arguments.output).await
         }
         Command::Status(arguments) => {
-            let session = arguments.postgres.connect().await?;
-            let inboxes = rows(
-                &session.client,
-                "SELECT * FROM tide.inbox_status($1)",
-                &[&arguments.name],
-            )
-            .await?;
-            print_rows(
-                arguments.output.format,
-                "inboxes",
-                &[
+            let listing = Listing {
+                sql: "SELECT * FROM tide.inbox_status($1)",
+                parameters: &[&arguments.name],
+                name: "inboxes",
+                columns: &[
                     ("INBOX", "inbox_name", Kind::Text),
                     ("PENDING", "pending", Kind::Number),
                     ("CLAIMED", "claimed", Kind::Number),
@@ -79,9 +72,8 @@ pub(super) async fn run(command: Command) -> Outcome {
                     ("PIPELINES", "pipelines", Kind::Number),
                     ("SIZE", "total_bytes", Kind::Bytes),
                 ],
-                &inboxes,
-            )?;
+            };
+            listing.print(&arguments.postgres, &arguments.output).await
         }
     }
-    Ok(Ended::Well)
 }

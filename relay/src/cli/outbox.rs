@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::output::{self, Format, Kind, OutputArguments, print_rows, rows, value};
+use super::output::{self, Format, Kind, Listing, OutputArguments, value};
 use super::{Ended, Outcome, PostgresArguments};
 use crate::database::describe;
 
@@ -107,35 +107,27 @@ pub(super) async fn run(command: Command) -> Outcome {
 }
 
 async fn list(arguments: &ListArguments) -> Outcome {
-    let session = arguments.postgres.connect().await?;
-    let outboxes = rows(&session.client, "SELECT * FROM tide.outbox_list()", &[]).await?;
-    print_rows(
-        arguments.output.format,
-        "outboxes",
-        &[
+    let listing = Listing {
+        sql: "SELECT * FROM tide.outbox_list()",
+        parameters: &[],
+        name: "outboxes",
+        columns: &[
             ("OUTBOX", "outbox_name", Kind::Text),
             ("TABLE", "table_name", Kind::Text),
             ("ENABLED", "enabled", Kind::Text),
             ("RETENTION", "retention", Kind::Text),
             ("CREATED", "created_at", Kind::Time),
         ],
-        &outboxes,
-    )?;
-    Ok(Ended::Well)
+    };
+    listing.print(&arguments.postgres, &arguments.output).await
 }
 
 async fn status(arguments: &StatusArguments) -> Outcome {
-    let session = arguments.postgres.connect().await?;
-    let outboxes = rows(
-        &session.client,
-        "SELECT * FROM tide.outbox_status($1)",
-        &[&arguments.name],
-    )
-    .await?;
-    print_rows(
-        arguments.output.format,
-        "outboxes",
-        &[
+    let listing = Listing {
+        sql: "SELECT * FROM tide.outbox_status($1)",
+        parameters: &[&arguments.name],
+        name: "outboxes",
+        columns: &[
             ("OUTBOX", "outbox_name", Kind::Text),
             ("ENABLED", "enabled", Kind::Text),
             ("PENDING", "pending_count", Kind::Number),
@@ -146,9 +138,8 @@ async fn status(arguments: &StatusArguments) -> Outcome {
             ("PARTITIONS", "leaves", Kind::Number),
             ("SIZE", "total_bytes", Kind::Bytes),
         ],
-        &outboxes,
-    )?;
-    Ok(Ended::Well)
+    };
+    listing.print(&arguments.postgres, &arguments.output).await
 }
 
 async fn create(arguments: &CreateArguments) -> Outcome {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::{Ended, Outcome, PostgresArguments};
 use crate::database::describe;
 use crate::human::bytes;
 
@@ -117,6 +118,25 @@ pub(super) enum Kind {
 
 /// A column: its heading, the field, how it is shown.
 pub(super) type Column = (&'static str, &'static str, Kind);
+
+/// Where the rows of a command come from, and what is shown of them.
+pub(super) struct Listing<'a> {
+    pub(super) sql: &'a str,
+    pub(super) parameters: &'a [&'a (dyn ToSql + Sync)],
+    /// Of the list, in JSON.
+    pub(super) name: &'a str,
+    pub(super) columns: &'a [Column],
+}
+
+impl Listing<'_> {
+    /// Asks and prints.
+    pub(super) async fn print(&self, postgres: &PostgresArguments, output: &OutputArguments) -> Outcome {
+        let session = postgres.connect().await?;
+        let found = rows(&session.client, self.sql, self.parameters).await?;
+        print_rows(output.format, self.name, self.columns, &found)?;
+        Ok(Ended::Well)
+    }
+}
 
 /// Prints rows as a table, or as JSON under a name.
 pub(super) fn print_rows(format: Format, name: &str, columns: &[Column], rows: &[Row]) -> Result<(), String> {

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use tokio_postgres::Client;
 
 use super::config::{name_of, read_checked, read_pipelines};
-use super::output::{self, Kind, OutputArguments, print_rows, rows};
+use super::output::{self, Kind, Listing, OutputArguments};
 use super::{Ended, Outcome, PostgresArguments};
 use crate::config::Declared;
 use crate::database::describe;
@@ -84,12 +84,11 @@ pub(super) async fn run(command: Command) -> Outcome {
 }
 
 async fn list(arguments: &ListArguments) -> Outcome {
-    let session = arguments.postgres.connect().await?;
-    let pipelines = rows(&session.client, "SELECT * FROM tide.relay_list_configs()", &[]).await?;
-    print_rows(
-        arguments.output.format,
-        "pipelines",
-        &[
+    let listing = Listing {
+        sql: "SELECT * FROM tide.relay_list_configs()",
+        parameters: &[],
+        name: "pipelines",
+        columns: &[
             ("PIPELINE", "name", Kind::Text),
             ("DIRECTION", "direction", Kind::Text),
             ("CONNECTOR", "connector", Kind::Text),
@@ -100,9 +99,8 @@ async fn list(arguments: &ListArguments) -> Outcome {
             ("RELAY GROUP", "relay_group", Kind::Text),
             ("CHANGED", "updated_at", Kind::Time),
         ],
-        &pipelines,
-    )?;
-    Ok(Ended::Well)
+    };
+    listing.print(&arguments.postgres, &arguments.output).await
 }
 
 async fn show(arguments: &ShowArguments) -> Outcome {

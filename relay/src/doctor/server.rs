@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Finding, count, some};
+use crate::database::outbox::quote;
 use crate::database::{Cause, DatabaseError};
 use crate::human::age;
 
@@ -251,13 +252,13 @@ impl Server {
                 .then(|| Finding::ok("grants", SUBJECT, "The role has the rights that a relay needs."));
         }
         let hint = if self.relay_role {
-            format!("GRANT tide_relay TO {}", quoted(&self.role))
+            format!("GRANT tide_relay TO {}", quote(&self.role))
         } else {
             format!(
                 "connect as {}, who owns the schema, or let it: GRANT {} TO {}",
                 self.schema_owner,
-                quoted(&self.schema_owner),
-                quoted(&self.role)
+                quote(&self.schema_owner),
+                quote(&self.role)
             )
         };
         Some(
@@ -288,33 +289,18 @@ impl Server {
     }
 
     fn set_hint(&self, name: &str, value: &str) -> String {
-        format!("ALTER ROLE {} SET {name} = {value}", quoted(&self.role))
+        format!("ALTER ROLE {} SET {name} = {value}", quote(&self.role))
     }
 
     fn settings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
-        if let Some(level @ ("repeatable read" | "serializable")) =
-            self.setting("default_transaction_isolation")
-        {
-            found.push(
-                Finding::problem(
-                    "setting-isolation",
-                    SUBJECT,
-                    format!(
-                        "Transactions of role \"{}\" are {level} by default; relays rely on read committed.",
-                        self.role
-                    ),
-                )
-                .hint(self.set_hint("default_transaction_isolation", "'read committed'")),
-            );
-        }
         if self.setting("synchronous_commit") == Some("off") {
             found.push(
                 Finding::problem(
                     "setting-synchronous-commit",
                     SUBJECT,
-                    "synchronous_commit is off: when PostgreSQL crashes, messages are lost that were confirmed to a broker \
-                     or to a publisher.",
+                    "synchronous_commit is off: when PostgreSQL crashes, messages are lost that were confirmed to a \
+                     publisher (relays set it on for themselves).",
                 )
                 .hint(self.set_hint("synchronous_commit", "on")),
             );
@@ -330,7 +316,6 @@ impl Server {
             );
         }
         for (name, code, least) in [
-            ("idle_session_timeout", "setting-idle-session-timeout", 600.0),
             ("transaction_timeout", "setting-transaction-timeout", 60.0),
             ("statement_timeout", "setting-statement-timeout", 60.0),
         ] {
@@ -338,9 +323,6 @@ impl Server {
                 continue;
             };
             let consequence = match name {
-                "idle_session_timeout" => {
-                    "PostgreSQL ends a relay's idle sessions, which are opened again and again"
-                }
                 "transaction_timeout" => "long reads of a backlog are cut off and begin anew",
                 _ => "commands such as \"schema upgrade\" are cut off; relays set their own",
             };
@@ -431,15 +413,10 @@ impl Server {
                     count(self.hidden, "transaction")
                 ),
             )
-            .hint(format!("GRANT pg_read_all_stats TO {}", quoted(&self.role)))
+            .hint(format!("GRANT pg_read_all_stats TO {}", quote(&self.role)))
         });
         sessions.chain(prepared).chain(hidden).collect()
     }
-}
-
-/// A name as SQL writes it.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A text as SQL writes it.

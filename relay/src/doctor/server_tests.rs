@@ -20,11 +20,9 @@ fn fine() -> Server {
         relay_role: true,
         schema_owner: "owner".into(),
         settings: [
-            ("default_transaction_isolation", "read committed"),
             ("default_transaction_read_only", "off"),
             ("synchronous_commit", "on"),
             ("fsync", "on"),
-            ("idle_session_timeout", "0"),
             ("statement_timeout", "0"),
         ]
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
@@ -159,20 +157,9 @@ fn missing_rights_are_named_with_the_grant() {
 #[test]
 fn settings_that_hurt_are_found() {
     for (name, value, code) in [
-        (
-            "default_transaction_isolation",
-            "repeatable read",
-            "setting-isolation",
-        ),
-        (
-            "default_transaction_isolation",
-            "serializable",
-            "setting-isolation",
-        ),
         ("synchronous_commit", "off", "setting-synchronous-commit"),
         ("fsync", "off", "setting-fsync"),
         ("default_transaction_read_only", "on", "setting-read-only"),
-        ("idle_session_timeout", "60000", "setting-idle-session-timeout"),
         ("transaction_timeout", "5000", "setting-transaction-timeout"),
         ("statement_timeout", "1000", "setting-statement-timeout"),
     ] {
@@ -180,10 +167,7 @@ fn settings_that_hurt_are_found() {
         assert_eq!(finding.code, code);
         assert!(finding.hint.is_some());
     }
-    for (name, value) in [
-        ("idle_session_timeout", "3600000"),
-        ("synchronous_commit", "local"),
-    ] {
+    for (name, value) in [("statement_timeout", "3600000"), ("synchronous_commit", "local")] {
         let mut server = fine();
         server.settings.insert(name.into(), value.into());
         assert!(server.findings().iter().all(|f| f.severity == Severity::Ok));

@@ -97,20 +97,11 @@ pub(crate) fn is_connection(error: &KafkaError) -> bool {
 }
 
 /// Whether the broker has let a newer producer of the same transactional id in.
-pub(crate) fn is_fenced(error: &KafkaError) -> bool {
+pub(crate) fn is_fencing(code: RDKafkaErrorCode) -> bool {
     matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-        )
+        code,
+        RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch
     )
-}
-
-/// The same in a reason of the library.
-pub(crate) fn tells_of_fencing(reason: &str) -> bool {
-    reason.to_lowercase().contains("fenced")
 }
 
 /// Whether a call on a transaction may be made again.

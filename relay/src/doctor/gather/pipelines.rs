@@ -8,10 +8,10 @@ use tokio_postgres::Client;
 use super::{kafka, nats};
 use crate::config::{KafkaSinkSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec, SourceSpec, Work};
 use crate::database::describe;
+use crate::database::outbox::quote;
 use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
 use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
-use crate::doctor::server::quoted;
 use crate::source::nats::{durable_description, durable_name};
 
 /// A broker that takes longer is called unreachable.
@@ -109,7 +109,7 @@ async fn largest(client: &Client, table: &str) -> Result<Option<i64>, String> {
     let sql = format!(
         "SELECT max(coalesce(octet_length(m.payload::text), octet_length(m.body)) + octet_length(m.headers::text))::bigint
            FROM (SELECT * FROM tide.{} ORDER BY id DESC LIMIT {LATEST}) m",
-        quoted(table)
+        quote(table)
     );
     let row = client
         .query_one(&sql, &[])

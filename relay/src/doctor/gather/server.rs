@@ -84,9 +84,10 @@ async fn clock(client: &Client) -> Result<(f64, f64), String> {
 async fn settings(client: &Client) -> Result<std::collections::BTreeMap<String, String>, String> {
     let rows = client
         .query(
-            "SELECT name, setting FROM pg_settings
-              WHERE name IN ('default_transaction_isolation', 'default_transaction_read_only', 'synchronous_commit',
-                             'fsync', 'idle_session_timeout', 'transaction_timeout', 'statement_timeout')",
+            // As the role has them; our own session has changed some.
+            "SELECT name, reset_val FROM pg_settings
+              WHERE name IN ('default_transaction_read_only', 'synchronous_commit', 'fsync', 'transaction_timeout',
+                             'statement_timeout')",
             &[],
         )
         .await

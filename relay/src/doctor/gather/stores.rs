@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use crate::database::describe;
-use crate::doctor::server::quoted;
+use crate::database::outbox::quote;
 use crate::doctor::stores::{DeadLetters, Group, Inbox, Outbox};
 
 fn failed(what: &str) -> impl Fn(tokio_postgres::Error) -> String + '_ {
@@ -49,7 +49,7 @@ pub(in crate::doctor) async fn outboxes(client: &Client) -> Result<Vec<Outbox>, 
             Some(lower) => {
                 let sql = format!(
                     "SELECT EXISTS (SELECT FROM tide.{} m WHERE m.created_at >= $1::text::timestamptz)",
-                    quoted(&table)
+                    quote(&table)
                 );
                 let row = client
                     .query_one(&sql, &[&lower])

@@ -232,9 +232,9 @@ impl KafkaSink {
                         return Ok(None);
                     }
                     Some(code) if client::is_refusal(code) => return Ok(Some(kafka::describe_code(code))),
-                    // Its reports say why, and are taken first.
+                    // What was sent before has its reports, taken first.
                     Some(RDKafkaErrorCode::Fatal) => {
-                        self.producer.reports.give_up("the producer gave up");
+                        self.producer.reports.give_up();
                         return Ok(None);
                     }
                     _ => return Err(self.producer.failure("producing", &error)),

@@ -73,7 +73,7 @@ impl Producer {
 
     /// A failed call in words. Whoever was fenced is no longer the owner.
     pub(super) fn failure(&self, what: &str, error: &KafkaError) -> Failure {
-        if kafka::is_fenced(error) {
+        if error.rdkafka_error_code().is_some_and(kafka::is_fencing) {
             return self.fenced();
         }
         self.said(&format!("{what}: {}", self.watch.describe(error)))
@@ -99,15 +99,22 @@ impl Producer {
         ))
     }
 
-    /// What makes the producer useless.
+    /// What makes the producer useless. The library is asked itself first: it
+    /// refuses to send before it has reported why.
     pub(super) fn trouble(&self) -> Option<Failure> {
+        if let Some((code, reason)) = self.inner.client().fatal_error() {
+            return Some(if kafka::is_fencing(code) {
+                self.fenced()
+            } else {
+                self.said(&format!("the producer gave up: {reason}"))
+            });
+        }
         Some(match self.reports.trouble()? {
             Trouble::NoBroker(reason) => {
                 let reason = self.watch.reason().unwrap_or(reason);
                 self.said(&format!("no broker can be reached: {reason}"))
             }
-            Trouble::GaveUp(reason) if kafka::tells_of_fencing(&reason) => self.fenced(),
-            Trouble::GaveUp(reason) => self.said(&format!("the producer gave up: {reason}")),
+            Trouble::GaveUp => self.said("the producer gave up"),
         })
     }
 
