@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 
 use super::identity::{Identified, Rules};
@@ -60,6 +61,14 @@ impl Incoming {
             self.payload.as_deref(),
             |name| self.headers.get(name),
         )
+    }
+
+    /// Tells the source that it is still being worked on, so that it is not
+    /// delivered again meanwhile. A failure shows at the acknowledgement.
+    pub(crate) async fn hold(&self) {
+        if let Ack::Nats(acker) = &self.ack {
+            let _ = acker.ack_with(AckKind::Progress).await;
+        }
     }
 
     /// Tells the source that the message is stored, or set aside, for good.
