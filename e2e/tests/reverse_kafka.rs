@@ -461,7 +461,7 @@ async fn a_broker_that_restarts_costs_nothing_but_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_hangs_in_mid_stream_loses_and_doubles_nothing() {
-    const ALL: i64 = 20_000;
+    const ALL: i64 = 25_000;
     let own = OwnBed::up("kin-hang", &["kafka"], &[]).await;
     let bed = Bed::from_env();
     let db = Database::fresh(&bed.postgres, "kin_hang").await;
@@ -471,21 +471,44 @@ async fn a_broker_that_hangs_in_mid_stream_loses_and_doubles_nothing() {
     Producer::connect(&brokers, &[("batch.num.messages", "20")])
         .send_numbers(&topic, 1, ALL, 3)
         .await;
-    // Little is fetched ahead, and a broker that does not answer is soon given up on.
-    let config = r#"{"librdkafka": {"socket.timeout.ms": 1600, "queued.min.messages": 10, "max.partition.fetch.bytes": 4000}}"#;
+    // At most 500 a second are stored, so that some always wait in the client
+    // library; what it drops there is lost. A broker that does not answer is
+    // soon given up on.
+    db.run(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END';
+         CREATE TRIGGER slow AFTER INSERT ON tide.calls_inbox FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+    )
+    .await;
+    let config = r#"{"librdkafka": {"socket.timeout.ms": 1600, "queued.min.messages": 3000}}"#;
     let arguments = ", p_idempotent := false, p_batch_size := 10";
     db.from_kafka("p", "calls", &brokers, &topic, config, arguments)
         .await;
-    let relay = Relay::start(&db).await;
-    for hang in 1..=8 {
+    let relay = Relay::options(&db)
+        .environment("PG_TIDE_LOG_LEVEL", "info,pg_tide=debug")
+        .start()
+        .await;
+    // Or it was connecting anew when the broker stopped.
+    let signs = ["looking whether any broker answers", "no broker can be reached"];
+    let looks = || -> usize {
+        let log = relay.log();
+        signs.iter().map(|sign| log.matches(sign).count()).sum()
+    };
+    for _ in 0..3 {
         let before = db.number(COUNT).await;
         await_condition(A_WHILE, "some more messages", async || {
             (db.number(COUNT).await > before + 100).then_some(())
         })
         .await;
+        let looked = looks();
         own.signal("kafka", Signal::Stop);
-        // About as long as the relay waits, a bit longer each time.
-        tokio::time::sleep(Duration::from_millis(1_600 + 150 * hang)).await;
+        await_condition(
+            A_WHILE,
+            "the relay looks whether any broker answers",
+            async || (looks() > looked).then_some(()),
+        )
+        .await;
+        // It goes on while the relay still looks.
+        tokio::time::sleep(Duration::from_millis(800)).await;
         own.signal("kafka", Signal::Continue);
         println!("went on at {} of {ALL}", db.number(COUNT).await);
     }
@@ -503,7 +526,7 @@ async fn a_broker_that_hangs_in_mid_stream_loses_and_doubles_nothing() {
     println!("hung at {there} of {ALL}");
     assert!(there < ALL, "too fast to prove anything");
     own.signal("kafka", Signal::Continue);
-    db.await_text(A_WHILE, COUNT, &ALL.to_string()).await;
+    db.await_text(3 * A_WHILE, COUNT, &ALL.to_string()).await;
     assert_each_once(&stored(&db).await, 1..=ALL);
     assert_gapless(&db, ALL).await;
     relay.await_healthy(SOON, "p", 1).await;

@@ -227,6 +227,8 @@ fn hear_complaints(consumer: &BaseConsumer<Context>) {
 /// Connections come back by themselves, as long as some broker answers; if
 /// none does, that ends the attempt.
 fn look_for_brokers(shared: &Shared, consumer: &BaseConsumer<Context>) -> Result<(), Failure> {
+    let pipeline = &shared.reader.pipeline;
+    tracing::debug!(pipeline, "looking whether any broker answers");
     let topic = shared.spec.topics.first().map(String::as_str);
     let Err(error) = consumer.fetch_metadata(topic, ALIVE) else {
         return Ok(());
