@@ -257,6 +257,14 @@ CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at I
 CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
     WHERE source_seq IS NOT NULL;
 
+-- How long dead letters are kept; null keeps them for ever. No row: a week
+-- after they were resolved, and for ever.
+CREATE TABLE tide.dead_letter_retention (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    resolved   interval,
+    unresolved interval
+);
+
 -- What is to go through a forward pipeline once more: a dead letter, or what
 -- was delivered of a range of messages. Worked off in this order.
 CREATE TABLE tide.redelivery (

@@ -1,4 +1,5 @@
--- Retention: leaves made ahead of time, and dropped when they are passed.
+-- Retention of outboxes: leaves made ahead of time, and dropped when they are
+-- passed (docs/design/retention.md).
 --
 -- Both lock the outbox, so both try for a moment only (lock_timeout) and leave
 -- the rest to the next call. Publishing never comes here.
@@ -48,9 +49,68 @@ BEGIN
             END;
         END IF;
         action := 'kept';
-        detail := format('older than the retention, but a consumer group has not passed it; see tide.consumer_lag for outbox "%s"', p_outbox.name);
+        detail := format('older than the retention, but a consumer group has not passed it; see tide.retention_status for outbox "%s"', p_outbox.name);
         RETURN NEXT;
     END LOOP;
+END $$;
+
+-- A rest that holds much cannot be made a leaf at once: attaching it with an
+-- upper bound scans it while publishers wait. So a constraint says the same
+-- beforehand, is checked without stopping anybody, and makes the scan
+-- superfluous. A call does one of these steps; each needs a transaction of its
+-- own. True when the constraint is checked and the rest can be attached.
+--
+-- Until then, messages beyond the bound would be refused, so the bound is days
+-- ahead, and a constraint that nobody got to check in time is taken off.
+CREATE OR REPLACE FUNCTION tide._prepare_rest(p_rest name, p_lower timestamptz, p_period interval, p_now timestamptz,
+                                   OUT bound timestamptz, OUT ready boolean, OUT detail text)
+LANGUAGE plpgsql VOLATILE
+SET timezone = 'UTC' SET datestyle = 'ISO' SET lock_timeout = '50ms' AS $$
+DECLARE
+    v_constraint record;
+BEGIN
+    SELECT c.conname, c.convalidated,
+           to_timestamp(substr(c.conname, 9), 'YYYYMMDDHH24')::timestamptz AS bound
+      INTO v_constraint
+      FROM pg_constraint c
+     WHERE c.conrelid = format('tide.%I', p_rest)::regclass AND c.contype = 'c' AND c.conname LIKE 'closing\_%';
+    bound := v_constraint.bound;
+    ready := false;
+    IF NOT FOUND THEN
+        bound := date_bin(p_period, p_now + interval '72 hours', '2001-01-01 00:00:00+00') + p_period;
+        EXECUTE format('ALTER TABLE tide.%I ADD CONSTRAINT %I CHECK (created_at >= %L AND created_at < %L) NOT VALID',
+                       p_rest, 'closing_' || to_char(bound, 'YYYYMMDDHH24'), p_lower, bound);
+        detail := format('will hold messages up to %s; checked at the next call', bound);
+    ELSIF v_constraint.convalidated THEN
+        ready := true;
+    ELSIF v_constraint.bound < p_now + interval '24 hours' THEN
+        EXECUTE format('ALTER TABLE tide.%I DROP CONSTRAINT %I', p_rest, v_constraint.conname);
+        detail := 'was not checked in time; begun anew at the next call';
+    ELSE
+        -- Publishers do not queue behind this lock; a vacuum may hold it for long.
+        PERFORM set_config('lock_timeout', '10s', true);
+        EXECUTE format('ALTER TABLE tide.%I VALIDATE CONSTRAINT %I', p_rest, v_constraint.conname);
+        detail := 'checked; becomes a partition at the next call';
+    END IF;
+END $$;
+
+-- The rest becomes a leaf up to p_upper. The caller holds the outbox's lock.
+CREATE OR REPLACE FUNCTION tide._close_rest(p_outbox tide.outbox, p_rest name, p_lower timestamptz, p_upper timestamptz)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET timezone = 'UTC' AS $$
+DECLARE
+    v_leaf       text := format('outbox_%s_%s', p_outbox.outbox_id, to_char(p_lower, 'YYYYMMDDHH24'));
+    v_constraint name;
+BEGIN
+    EXECUTE format('ALTER TABLE tide.%I DETACH PARTITION tide.%I', p_outbox.table_name, p_rest);
+    EXECUTE format('ALTER TABLE tide.%I RENAME TO %I', p_rest, v_leaf);
+    PERFORM tide._attach_leaf(p_outbox, v_leaf, p_lower, p_upper);
+    FOR v_constraint IN SELECT c.conname FROM pg_constraint c
+                         WHERE c.conrelid = format('tide.%I', v_leaf)::regclass AND c.contype = 'c' AND c.conname LIKE 'closing\_%' LOOP
+        EXECUTE format('ALTER TABLE tide.%I DROP CONSTRAINT %I', v_leaf, v_constraint);
+    END LOOP;
+    RETURN v_leaf;
 END $$;
 
 -- Makes leaves when less than half of what is wanted lies ahead.
@@ -65,9 +125,12 @@ DECLARE
     v_new   record;
     v_used  boolean;
     v_rest  record;
+    v_bound timestamptz;
+    v_ready boolean;
+    v_text  text;
     v_made  text[] := '{}';
-    -- A rest that is in use becomes a leaf, which scans it under lock.
-    v_scan_limit constant bigint := 256 * 1024 * 1024;
+    -- What is scanned while publishers wait: some hundredths of a second.
+    v_scan_limit constant bigint := 32 * 1024 * 1024;
 BEGIN
     -- Enough while the narrow leaves reach two periods beyond the current one.
     SELECT max(l.upper_bound) FILTER (WHERE isfinite(l.upper_bound)
@@ -78,17 +141,20 @@ BEGIN
     END IF;
 
     SELECT l.* INTO v_rest FROM tide._leaves(p_outbox) l WHERE NOT isfinite(l.upper_bound);
-    EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_rest.leaf) INTO v_used;
-    IF v_used AND pg_relation_size(v_rest.relid) > v_scan_limit THEN
-        action := 'skipped';
-        leaf := v_rest.leaf;
-        detail := format('holds %s: turning it into a partition of its own would stop publishers for too long',
-                         pg_size_pretty(pg_relation_size(v_rest.relid)));
-        RETURN NEXT;
-        RETURN;
-    END IF;
-
     BEGIN
+        EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_rest.leaf) INTO v_used;
+        IF v_used AND pg_relation_size(v_rest.relid) > v_scan_limit THEN
+            SELECT r.bound, r.ready, r.detail INTO v_bound, v_ready, v_text
+              FROM tide._prepare_rest(v_rest.leaf, v_rest.lower_bound, p_outbox.partition_period, p_now) r;
+            IF NOT v_ready THEN
+                action := 'closing';
+                leaf := v_rest.leaf;
+                detail := format('the rest holds %s and %s', pg_size_pretty(pg_relation_size(v_rest.relid)), v_text);
+                RETURN NEXT;
+                RETURN;
+            END IF;
+        END IF;
+
         EXECUTE format('LOCK TABLE ONLY tide.%I IN ACCESS EXCLUSIVE MODE', p_outbox.table_name);
         -- Replace the wide leaves of the future and the rest, when empty.
         FOR v_leaf IN
@@ -101,15 +167,14 @@ BEGIN
             IF NOT v_used THEN
                 EXECUTE format('DROP TABLE tide.%I', v_leaf.leaf);
             ELSIF NOT isfinite(v_leaf.upper_bound) THEN
-                leaf := format('outbox_%s_%s', p_outbox.outbox_id,
-                               to_char(v_leaf.lower_bound AT TIME ZONE 'UTC', 'YYYYMMDDHH24'));
-                EXECUTE format('ALTER TABLE tide.%I DETACH PARTITION tide.%I', p_outbox.table_name, v_leaf.leaf);
-                EXECUTE format('ALTER TABLE tide.%I RENAME TO %I', v_leaf.leaf, leaf);
-                EXECUTE format('SELECT greatest(max(m.created_at), $1) FROM tide.%I m', leaf) INTO v_until USING p_now;
-                PERFORM tide._attach_leaf(p_outbox, leaf, v_leaf.lower_bound,
-                            date_bin(p_outbox.partition_period, v_until, '2001-01-01 00:00:00+00') + p_outbox.partition_period);
+                v_until := v_bound;
+                IF v_until IS NULL THEN
+                    EXECUTE format('SELECT greatest(max(m.created_at), $1) FROM tide.%I m', v_leaf.leaf) INTO v_until USING p_now;
+                    v_until := date_bin(p_outbox.partition_period, v_until, '2001-01-01 00:00:00+00') + p_outbox.partition_period;
+                END IF;
                 action := 'closed';
-                detail := 'the rest had been used';
+                leaf := tide._close_rest(p_outbox, v_leaf.leaf, v_leaf.lower_bound, v_until);
+                detail := format('the rest had been used; up to %s', v_until);
                 RETURN NEXT;
             END IF;
         END LOOP;
@@ -145,7 +210,7 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION tide.maintain_outbox(text) IS
-'Makes the partitions of an outbox that will be needed and drops those that are past its retention and delivered to every group. Returns a row per action: made, closed, dropped, kept (a group holds it), skipped (locked; call again).';
+'Makes the partitions of an outbox that will be needed and drops those that are past its retention and delivered to every group. Returns a row per action: made, dropped, kept (a group holds it), skipped (locked; call again), closing (the last partition was used for days and is being taken out of use in several steps: call again, each time in a transaction of its own), closed.';
 
 CREATE OR REPLACE FUNCTION tide.maintain_outboxes(p_limit integer DEFAULT 10)
 RETURNS TABLE (outbox_name text, action text, leaf text, detail text)
@@ -160,7 +225,7 @@ BEGIN
         v_changed := false;
         BEGIN
             FOR action, leaf, detail IN SELECT m.* FROM tide.maintain_outbox(outbox_name) m LOOP
-                v_changed := v_changed OR action IN ('made', 'closed', 'dropped');
+                v_changed := v_changed OR action IN ('made', 'closing', 'closed', 'dropped');
                 RETURN NEXT;
             END LOOP;
         EXCEPTION WHEN OTHERS THEN

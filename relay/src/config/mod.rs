@@ -13,8 +13,8 @@ mod tls;
 
 pub(crate) use common::Ordering;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
-pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};
 pub(crate) use kafka_security::{OAuthSpec, Sasl};
+pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};
 pub(crate) use secret::{Secret, SecretError, SecretRef};
 pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};

@@ -13,6 +13,7 @@ mod lease_random;
 mod outbox;
 mod pipeline;
 mod publish;
+mod purge;
 mod retention;
 mod support;
 mod tutorial;
