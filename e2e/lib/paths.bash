@@ -9,6 +9,7 @@ kafka_home=$cache/kafka-$KAFKA_VERSION
 nats_server_home=$cache/nats-server-$NATS_SERVER_VERSION
 nats_cli_home=$cache/nats-cli-$NATS_CLI_VERSION
 clients_home=$cache/clients-$PSYCOPG_VERSION-$NODE_PG_VERSION-$PGJDBC_VERSION
+pgbouncer_home=$cache/pgbouncer-debian
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 

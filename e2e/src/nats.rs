@@ -154,3 +154,8 @@ impl Nats {
         stored
     }
 }
+
+/// The `n` of each message, see [`crate::numbers`].
+pub fn values(messages: &[Stored]) -> Vec<i64> {
+    crate::numbers(messages.iter().map(|m| m.payload.as_str()))
+}

@@ -7,6 +7,8 @@ use std::process::Command;
 pub enum Signal {
     /// End in order.
     Term,
+    /// End in order, as Ctrl-C asks for it.
+    Interrupt,
     /// End at once.
     Kill,
     /// Freeze.
@@ -20,6 +22,7 @@ pub enum Signal {
 pub(crate) fn send(pid: u32, signal: Signal) {
     let name = match signal {
         Signal::Term => "-TERM",
+        Signal::Interrupt => "-INT",
         Signal::Kill => "-KILL",
         Signal::Stop => "-STOP",
         Signal::Continue => "-CONT",

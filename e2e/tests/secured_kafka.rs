@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_tide_e2e::kafka::{self, Record};
-use pg_tide_e2e::{
-    Bed, Database, Listener, Relay, SecuredKafka, assert_each_once, numbers, reference, unique,
-};
+use pg_tide_e2e::kafka::{self, values};
+use pg_tide_e2e::{Bed, Database, Listener, Relay, SecuredKafka, assert_each_once, reference, unique};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -21,10 +19,6 @@ async fn scene(stem: &str) -> (Arc<SecuredKafka>, Database) {
     let db = Database::fresh(&Bed::from_env().postgres, stem).await;
     db.create_outboxes(&["events"]).await;
     (kafka, db)
-}
-
-fn values(records: &[Record]) -> Vec<i64> {
-    numbers(records.iter().map(|r| r.value.as_str()))
 }
 
 fn tls(kafka: &SecuredKafka) -> Value {

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pg_tide_e2e::nats::Nats;
+use pg_tide_e2e::scene::outbox as scene;
 use pg_tide_e2e::{
-    Bed, Database, Load, Relay, alone, assert_each_once, assert_in_order, await_condition, beside_others,
-    kafka, numbers, unique,
+    Database, Load, Relay, alone, assert_each_once, assert_in_order, await_condition, beside_others, kafka,
+    numbers, unique,
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -17,13 +18,6 @@ const TAKEOVER: Duration = Duration::from_secs(2);
 /// The process id of the relay that runs a pipeline.
 const OWNER: &str =
     "SELECT m.pid FROM tide.relay_pipeline_status s JOIN tide.relay_member m ON m.name = s.owner";
-
-async fn scene(stem: &str) -> (Bed, Database, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    (bed, db, unique(stem))
-}
 
 /// The relays that own pipelines, with how many each.
 async fn shares(db: &Database) -> BTreeMap<String, usize> {

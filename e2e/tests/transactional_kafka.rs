@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use pg_tide_e2e::kafka::{self, Record};
+use pg_tide_e2e::kafka::{self, values};
 use pg_tide_e2e::{
-    Bed, Database, Load, Relay, Signal, assert_each_once, assert_in_order, await_condition, numbers, unique,
+    Bed, Database, Load, Relay, Signal, assert_each_once, assert_in_order, await_condition, unique,
 };
 use rdkafka::producer::{BaseRecord, Producer as _};
 
@@ -28,10 +28,6 @@ async fn scene(stem: &str) -> (Bed, Database, String) {
     db.to_kafka("p", "events", &bed.kafka, &topic, TRANSACTIONAL)
         .await;
     (bed, db, topic)
-}
-
-fn values(records: &[Record]) -> Vec<i64> {
-    numbers(records.iter().map(|r| r.value.as_str()))
 }
 
 /// What a reader of committed messages sees is each number once, in order.
@@ -101,7 +97,8 @@ async fn a_frozen_owner_that_wakes_up_doubles_nothing() {
         // As the server does with the session of a host that vanished.
         db.run(&format!(
             "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN tide.relay_member m ON m.pid = {pid}
-              WHERE l.locktype = 'advisory' AND l.classid = 1953064045 AND l.objid = m.member_id"
+              WHERE l.locktype = 'advisory' AND l.classid = 1953064045 AND l.objid = m.member_id
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         ))
         .await;
         db.await_text(SOON, OWNER, &other.pid().to_string()).await;

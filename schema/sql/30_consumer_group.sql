@@ -139,10 +139,6 @@ CREATE OR REPLACE FUNCTION tide._count_messages(p_outbox tide.outbox, p_conditio
                                      OUT pending_count bigint, OUT oldest_at timestamptz, OUT max_id bigint)
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    -- A view asks for reverse pipelines, too.
-    IF p_outbox.table_name IS NULL THEN
-        RETURN;
-    END IF;
     EXECUTE format('SELECT count(*), min(m.created_at), max(m.id) FROM tide.%I m'
                    ' WHERE %s AND m.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()',
                    p_outbox.table_name, p_condition)
@@ -156,17 +152,17 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM tide._count_messages(p_outbox, tide._undelivered_to_any(p_outbox.outbox_id))
 $$;
 
-CREATE OR REPLACE FUNCTION tide._group_lag(p_outbox tide.outbox, p_cursor tide.group_cursor)
-RETURNS bigint
-LANGUAGE sql STABLE
-SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT c.pending_count FROM tide._count_messages(p_outbox, tide._undelivered(p_cursor)) c
-$$;
-
 -- What a group has not had delivered, and since when the oldest of it waits.
 CREATE OR REPLACE FUNCTION tide._group_backlog(p_outbox tide.outbox, p_cursor tide.group_cursor,
                                     OUT lag bigint, OUT oldest_at timestamptz)
 LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.pending_count, c.oldest_at FROM tide._count_messages(p_outbox, tide._undelivered(p_cursor)) c
+$$;
+
+CREATE OR REPLACE FUNCTION tide._group_lag(p_outbox tide.outbox, p_cursor tide.group_cursor)
+RETURNS bigint
+LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT b.lag FROM tide._group_backlog(p_outbox, p_cursor) b
 $$;

@@ -76,7 +76,8 @@ SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
   LEFT JOIN tide.outbox o USING (outbox_id)
   LEFT JOIN tide.inbox i USING (inbox_id)
   LEFT JOIN tide.group_cursor c USING (group_id)
-  LEFT JOIN LATERAL tide._group_backlog(o, c) b ON p.direction = 'forward'
+  LEFT JOIN LATERAL (SELECT b.* FROM tide.outbox x CROSS JOIN LATERAL tide._group_backlog(x, c) b
+                      WHERE x.outbox_id = p.outbox_id) b ON true
   LEFT JOIN tide.pipeline_owner last ON last.pipeline_id = p.pipeline_id
   LEFT JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
         AND EXISTS (SELECT FROM held h WHERE h.classid = 1953064045 AND h.objid = w.member_id)

@@ -7,9 +7,11 @@
 
 mod files;
 mod install;
+mod options;
 
 pub use files::{FILES, print, print_upgrade};
 pub use install::{Error, Installed, Origin, Status, install, status, upgrade};
+pub use options::{ConnectorOption, options};
 
 /// Version of the schema; rises with every release that changes it.
 pub const VERSION: i32 = 2;

@@ -2,6 +2,7 @@
 //! cannot be wrong later. No I/O, but for the reading of secrets.
 
 mod common;
+mod declared;
 mod kafka;
 mod kafka_security;
 mod nats;
@@ -12,6 +13,7 @@ mod sinks;
 mod tls;
 
 pub(crate) use common::Ordering;
+pub(crate) use declared::Declared;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
 pub(crate) use kafka_security::{OAuthSpec, Sasl};
 pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};

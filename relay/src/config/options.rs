@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::secret::{SecretRef, Setting};
 use crate::encode::{Filter, Template};
+use crate::human;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -353,13 +354,7 @@ impl Options {
         let Some(key) = self.left.keys().next() else {
             return Ok(());
         };
-        let nearest = self
-            .known
-            .iter()
-            .map(|known| (strsim::levenshtein(key, known), *known))
-            .min()
-            .filter(|(distance, known)| *distance <= known.len().max(3) / 2)
-            .map(|(_, known)| self.key(known));
+        let nearest = human::nearest(key, self.known.iter().copied()).map(|known| self.key(known));
         Err(OptionError::Unknown {
             key: self.key(key),
             nearest,

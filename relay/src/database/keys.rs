@@ -1,6 +1,7 @@
 //! The keys of connection strings: libpq's, sorted by what is done with them.
 
 use super::conninfo::Pairs;
+use crate::human;
 
 /// Keys that libpq knows and that are carried out.
 const KEYS: [&str; 24] = [
@@ -90,13 +91,8 @@ pub(super) fn check(pairs: &Pairs) -> Result<(), String> {
                 n + 1
             ));
         }
-        let nearest = KEYS
-            .iter()
-            .map(|k| (strsim::levenshtein(k, known), k))
-            .min()
-            .filter(|(distance, k)| *distance <= k.len().max(3) / 2);
-        return Err(match nearest {
-            Some((_, nearest)) => format!("unknown key {known}; did you mean {nearest}?"),
+        return Err(match human::nearest(known, KEYS) {
+            Some(nearest) => format!("unknown key {known}; did you mean {nearest}?"),
             None => format!("unknown key {known}; there are {}", KEYS.join(", ")),
         });
     }

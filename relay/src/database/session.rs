@@ -29,6 +29,12 @@ pub(crate) enum Profile {
     Command,
 }
 
+/// Whatever the role or the database has as its defaults. The tick needs a
+/// snapshot of its own per statement; what is acknowledged to a broker must be
+/// on disk.
+const COMMON: &str = "SET default_transaction_isolation = 'read committed'; SET idle_session_timeout = 0;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
 impl Profile {
     fn settings(self) -> &'static str {
         match self {
@@ -98,13 +104,10 @@ impl Database {
                 pooler::refuse_transaction_mode(&client, &other).await?;
                 pooler::refuse_standby(&client).await?;
             }
-            let settings = profile.settings();
-            if !settings.is_empty() {
-                client
-                    .batch_execute(settings)
-                    .await
-                    .map_err(|e| Refusal::new(Cause::Other, describe(&e)))?;
-            }
+            client
+                .batch_execute(&format!("{COMMON}; {}", profile.settings()))
+                .await
+                .map_err(|e| Refusal::new(Cause::Other, describe(&e)))?;
             Ok(client)
         };
         let client = tokio::time::timeout(OVERALL, opening)

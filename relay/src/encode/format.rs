@@ -85,6 +85,11 @@ fn render(what: &'static str, template: &Template, source: &Source<'_>) -> Resul
 }
 
 impl Format {
+    /// Whether a message goes out as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.headers.is_empty() && matches!(self.encoding, Encoding::Raw)
+    }
+
     /// Adds what belongs into the headers; returns the value when it is not
     /// the payload itself.
     pub(super) fn dress<'a>(

@@ -274,7 +274,7 @@ impl Encoder {
             self.identity.outbox, row.id, row.created_at
         );
         let mut payload = &row.payload;
-        if self.format != Format::default() {
+        if !self.format.is_plain() {
             let (added, value) = self.format.dress(&self.tide_id, &source)?;
             format::join(&mut headers, added);
             if let Some(value) = value {

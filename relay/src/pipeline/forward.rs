@@ -221,10 +221,12 @@ impl Run<'_> {
             if a.window.is_empty() {
                 heard_at = Instant::now();
             } else if heard_at.elapsed() > STALLED {
+                let why = a.sink.why_stalled().await.map(|why| format!(": {why}"));
                 return Err(Failure::transient(format!(
-                    "no acknowledgement for {} s with {} messages in flight",
+                    "no acknowledgement for {} s with {} messages in flight{}",
                     STALLED.as_secs(),
-                    a.window.len()
+                    a.window.len(),
+                    why.unwrap_or_default()
                 )));
             }
             self.advance(a, backoff);
@@ -248,7 +250,8 @@ impl Run<'_> {
             if let Some(until) = drain_until
                 && (a.window.is_empty() || now >= until)
             {
-                let clean = a.window.is_empty();
+                // What landed and was not come by yet must be found again.
+                let clean = a.window.is_empty() && a.landed.is_empty();
                 return self.checkpoint_now(a, clean).await;
             }
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
@@ -306,8 +309,7 @@ impl Run<'_> {
                 return Ok(false);
             }
             if a.landed.remove(&row.event_id()) {
-                let ticket = a.window.push(row.id, row.created_at, row.bytes());
-                a.window.settle(ticket, Settlement::Done);
+                settled(a, row);
                 self.status.skipped(1);
             } else if !self.send(a, row).await? {
                 return Ok(false);

@@ -179,7 +179,7 @@ impl Run<'_> {
         // Halves of a batch that PostgreSQL refuses, until the culprit is alone.
         let mut parts = Vec::from([(0, batch.len())]);
         // Of the message that is alone.
-        let mut refusals = 0;
+        let mut refusals = Backoff::new(self.spec.retry);
         while let Some((from, to)) = parts.pop() {
             if from == to {
                 continue;
@@ -187,16 +187,15 @@ impl Run<'_> {
             let part = batch.part(from..to);
             match inbox::write(&self.shared.writers, self.spec.id, self.epoch, &part).await {
                 Ok(Written { inserted, duplicates }) => {
+                    refusals.reset();
                     self.status.consumed(inserted);
                     self.status.skipped(duplicates);
                 }
                 Err(WriteError::Failed(failure)) => return Err(failure),
                 Err(WriteError::Refused(reason)) if to - from == 1 => {
                     // The cause may be mended meanwhile.
-                    if refusals < self.reverse.dead_letter.max_retries {
-                        refusals += 1;
-                        let mut pause = Backoff::new(self.spec.retry);
-                        let (_, pause) = pause.next(&mut rand::rng());
+                    let (attempt, pause) = refusals.next(&mut rand::rng());
+                    if attempt <= self.reverse.dead_letter.max_retries {
                         tokio::select! {
                             () = tokio::time::sleep(pause) => {}
                             () = self.stop.cancelled() => return Err(Failure::transient(reason)),
@@ -204,7 +203,7 @@ impl Run<'_> {
                         parts.push((from, to));
                         continue;
                     }
-                    refusals = 0;
+                    refusals.reset();
                     if !self.reverse.dead_letter.enabled {
                         return Err(Failure::transient(format!(
                             "the inbox refuses a message and the pipeline waits, as \"dead_letter.enabled\" is false: {reason}"

@@ -128,6 +128,14 @@ impl Sink {
         each!(self, s => s.settled(out).await)
     }
 
+    /// Why nothing is acknowledged, where the sink can tell.
+    pub(crate) async fn why_stalled(&mut self) -> Option<String> {
+        match self {
+            Self::Kafka(sink) => Some(sink.why_stalled().await).filter(|why| !why.is_empty()),
+            Self::Nats(_) => None,
+        }
+    }
+
     /// The name of a stream by its number, as in positions.
     pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
         each!(self, s => s.stream_name(stream))

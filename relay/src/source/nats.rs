@@ -234,7 +234,7 @@ async fn durable(
         ack_wait: ACK_WAIT,
         max_ack_pending: in_flight,
         filter_subject: spec.subject.clone(),
-        description: Some(format!("pg-tide pipeline {pipeline}")),
+        description: Some(durable_description(pipeline)),
         ..pull::Config::default()
     };
     let stream_config = &stream.cached_info().config;
@@ -279,8 +279,13 @@ async fn durable(
     })
 }
 
+/// How a durable says whose it is.
+pub(crate) fn durable_description(pipeline: &str) -> String {
+    format!("pg-tide pipeline {pipeline}")
+}
+
 /// The durable's name: as configured, else the queue group, else the pipeline.
-fn durable_name(spec: &NatsSourceSpec, pipeline: &str) -> String {
+pub(crate) fn durable_name(spec: &NatsSourceSpec, pipeline: &str) -> String {
     let name = spec
         .durable
         .clone()

@@ -29,7 +29,7 @@ pub(crate) fn client_config(connection: &KafkaConnection) -> Result<ClientConfig
         .set("client.id", connection.client_id.as_deref().unwrap_or("pg-tide"))
         .set("socket.nagle.disable", "true")
         .set("socket.timeout.ms", "10000")
-        .set("socket.connection.setup.timeout.ms", "5000")
+        .set("socket.connection.setup.timeout.ms", "4000")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
         // A closed connection may be all that is known of a wrong protocol.
@@ -96,20 +96,11 @@ pub(crate) fn is_connection(error: &KafkaError) -> bool {
 }
 
 /// Whether the broker has let a newer producer of the same transactional id in.
-pub(crate) fn is_fenced(error: &KafkaError) -> bool {
+pub(crate) fn is_fencing(code: RDKafkaErrorCode) -> bool {
     matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-        )
+        code,
+        RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch
     )
-}
-
-/// The same in a reason of the library.
-pub(crate) fn tells_of_fencing(reason: &str) -> bool {
-    reason.to_lowercase().contains("fenced")
 }
 
 /// Whether a call on a transaction may be made again.
@@ -179,6 +170,10 @@ pub(crate) fn describe_code(code: RDKafkaErrorCode) -> String {
         }
         RDKafkaErrorCode::InvalidTopic => {
             "Kafka does not take that name; letters, digits, '.', '_' and '-' are allowed, 249 of them".into()
+        }
+        RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::MessageTimedOut => "no answer in time".into(),
+        RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown => {
+            "no connection to a broker".into()
         }
         RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight => "given up on".into(),
         other => other.to_string(),

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::client::OAuthToken;
 use serde_json::Value;
 use ureq::Agent;
@@ -55,10 +57,7 @@ fn request(spec: &OAuthSpec, tls: &TlsSpec) -> Result<OAuthToken, String> {
     let credentials = format!("{}:{}", encoded(&id), encoded(secret.expose()));
     let mut answer = agent
         .post(&spec.token_url)
-        .header(
-            "Authorization",
-            &format!("Basic {}", base64(credentials.as_bytes())),
-        )
+        .header("Authorization", &format!("Basic {}", BASE64.encode(credentials)))
         .header("Accept", "application/json")
         .send_form(form)
         .map_err(|e| format!("the token server cannot be reached: {}", with_causes(&e)))?;
@@ -137,25 +136,6 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk
-            .iter()
-            .enumerate()
-            .fold(0u32, |bits, (n, byte)| bits | u32::from(*byte) << (16 - 8 * n));
-        for n in 0..4 {
-            text.push(if n <= chunk.len() {
-                char::from(ALPHABET[(bits >> (18 - 6 * n)) as usize & 63])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,7 +150,7 @@ mod tests {
             ("foo", "Zm9v"),
             ("foobar", "Zm9vYmFy"),
         ] {
-            assert_eq!(base64(plain.as_bytes()), want);
+            assert_eq!(BASE64.encode(plain), want);
         }
     }
 }

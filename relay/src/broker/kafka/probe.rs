@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
+use crate::broker::tls;
 use crate::config::KafkaConnection;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,16 +50,15 @@ fn address(reason: &str) -> Option<(&str, u16)> {
 }
 
 fn config(connection: &KafkaConnection) -> Option<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    match &connection.security.tls.ca {
+    let roots = match &connection.security.tls.ca {
         Some(ca) => {
             let pem = ca.read().ok()?;
+            let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
+            Arc::new(roots)
         }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
+        None => tls::system_roots(),
+    };
     // The provider by name: other libraries may bring one of their own.
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     Some(
@@ -73,14 +73,9 @@ fn config(connection: &KafkaConnection) -> Option<ClientConfig> {
 fn words(wrong: &CertificateError, host: &str, own_authority: bool) -> String {
     use CertificateError as E;
     match wrong {
-        // Each as `DnsName("kafka")`.
         E::NotValidForNameContext { presented, .. } => format!(
             "the broker's certificate is not valid for the host name \"{host}\", only for {}: write one of these in \"brokers\", and at the broker in advertised.listeners",
-            presented
-                .iter()
-                .map(|name| name.split('"').nth(1).unwrap_or(name))
-                .collect::<Vec<_>>()
-                .join(", ")
+            tls::names(presented)
         ),
         E::NotValidForName => format!(
             "the broker's certificate is not valid for the host name \"{host}\": write the name that it has in \"brokers\", and at the broker in advertised.listeners"

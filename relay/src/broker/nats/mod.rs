@@ -20,7 +20,7 @@ use crate::config::NatsConnection;
 use crate::failure::{Failure, with_causes};
 use login::Login;
 
-pub(crate) use streams::{Wanted, is_missing, lacks_jetstream, streams_for};
+pub(crate) use streams::{Wanted, is_missing, lacks_jetstream, overlaps, streams_for};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

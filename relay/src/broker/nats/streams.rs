@@ -180,7 +180,7 @@ fn stream_name(subject: &str) -> String {
 }
 
 /// Whether some subject matches both patterns (`*` one part, `>` the rest).
-fn overlaps(a: &str, b: &str) -> bool {
+pub(crate) fn overlaps(a: &str, b: &str) -> bool {
     let mut a = a.split('.');
     let mut b = b.split('.');
     loop {

@@ -40,7 +40,8 @@ struct Shared {
 pub(super) enum Trouble {
     /// No broker can be reached; the producer's watch may know why.
     NoBroker(String),
-    GaveUp(String),
+    /// For good; the library itself knows why.
+    GaveUp,
 }
 
 /// Which brokers are away. librdkafka tells when one goes, not when it is
@@ -93,11 +94,8 @@ impl Reports {
             .take_if(|trouble| matches!(trouble, Trouble::NoBroker(_)));
     }
 
-    pub(super) fn give_up(&self, reason: &str) {
-        self.0
-            .trouble
-            .lock()
-            .get_or_insert_with(|| Trouble::GaveUp(reason.to_owned()));
+    pub(super) fn give_up(&self) {
+        *self.0.trouble.lock() = Some(Trouble::GaveUp);
         self.0.news.notify_one();
     }
 
@@ -121,7 +119,7 @@ impl ClientContext for Reports {
                 *self.0.trouble.lock() = Some(Trouble::NoBroker(reason.to_owned()));
             }
             Some(RDKafkaErrorCode::Fatal) => {
-                *self.0.trouble.lock() = Some(Trouble::GaveUp(reason.to_owned()));
+                *self.0.trouble.lock() = Some(Trouble::GaveUp);
             }
             _ => {
                 self.0.watch.note(reason);

@@ -7,7 +7,7 @@ mod tail;
 mod topics;
 mod transaction;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,11 @@ impl KafkaSink {
 
     async fn add_topic(&mut self, name: &str) -> Result<(), Failure> {
         let partitions = self.producer.partitions(name).await?;
+        if let Some(wanted) = self.spec.partition.filter(|wanted| *wanted >= partitions) {
+            return Err(self.producer.said(&format!(
+                "topic \"{name}\" has {partitions} partitions, so none with the number {wanted}; check \"partition\""
+            )));
+        }
         if self.topics.add(name, partitions) {
             return Ok(());
         }
@@ -148,10 +153,37 @@ impl KafkaSink {
         if self.spec.delivery == Delivery::AtLeastOnce || self.spec.acks == "0" {
             return Ok(HashSet::new());
         }
-        let (spec, identity, since) = (self.spec.clone(), self.identity.clone(), since.clone());
+        let since = self.still_there(since).await?;
+        let (spec, identity) = (self.spec.clone(), self.identity.clone());
         tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since))
             .await
             .map_err(|e| Failure::transient(format!("kafka: {e}")))?
+    }
+
+    /// Without the positions in partitions that are gone: a topic may have been
+    /// deleted, or made anew with fewer.
+    async fn still_there(&self, since: &Positions) -> Result<Positions, Failure> {
+        let mut partitions: HashMap<String, i32> = self
+            .topics
+            .iter()
+            .map(|topic| (topic.name.clone(), topic.partitions))
+            .collect();
+        let place = |name: &str| {
+            let (topic, partition) = name.rsplit_once('/')?;
+            Some((topic.to_owned(), partition.parse::<i32>().ok()?))
+        };
+        if since
+            .keys()
+            .filter_map(|name| place(name))
+            .any(|(topic, _)| !partitions.contains_key(&topic))
+        {
+            partitions.extend(self.producer.topics().await?);
+        }
+        let is_there = |name: &str| {
+            place(name).is_some_and(|(topic, p)| partitions.get(&topic).is_some_and(|count| p < *count))
+        };
+        let there = since.iter().filter(|(name, _)| is_there(name));
+        Ok(there.map(|(name, position)| (name.clone(), *position)).collect())
     }
 
     /// Whether more may be sent now, or outcomes must come first.
@@ -200,9 +232,9 @@ impl KafkaSink {
                         return Ok(None);
                     }
                     Some(code) if client::is_refusal(code) => return Ok(Some(kafka::describe_code(code))),
-                    // Its reports say why, and are taken first.
+                    // What was sent before has its reports, taken first.
                     Some(RDKafkaErrorCode::Fatal) => {
-                        self.producer.reports.give_up("the producer gave up");
+                        self.producer.reports.give_up();
                         return Ok(None);
                     }
                     _ => return Err(self.producer.failure("producing", &error)),
@@ -321,6 +353,14 @@ impl KafkaSink {
                 &format!("delivering to topic \"{}\"", topic.name),
                 &KafkaError::MessageProduction(code),
             )),
+        }
+    }
+
+    /// Why nothing is acknowledged.
+    pub(crate) async fn why_stalled(&mut self) -> String {
+        match self.topics.last() {
+            Some(topic) => self.producer.why_stalled(&topic.name).await,
+            None => String::new(),
         }
     }
 

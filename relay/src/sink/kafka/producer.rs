@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use tokio::time::Instant;
 
@@ -14,7 +15,9 @@ use crate::config::{KafkaSinkSpec, Sasl};
 use crate::cursor::Positions;
 use crate::failure::Failure;
 
-const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longer than a connection may take to be made, so that it is known what it
+/// failed of.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA_TURN: Duration = Duration::from_millis(500);
 /// A transaction's beginning or end that takes longer has failed.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,7 +73,7 @@ impl Producer {
 
     /// A failed call in words. Whoever was fenced is no longer the owner.
     pub(super) fn failure(&self, what: &str, error: &KafkaError) -> Failure {
-        if kafka::is_fenced(error) {
+        if error.rdkafka_error_code().is_some_and(kafka::is_fencing) {
             return self.fenced();
         }
         self.said(&format!("{what}: {}", self.watch.describe(error)))
@@ -96,15 +99,22 @@ impl Producer {
         ))
     }
 
-    /// What makes the producer useless.
+    /// What makes the producer useless. The library is asked itself first: it
+    /// refuses to send before it has reported why.
     pub(super) fn trouble(&self) -> Option<Failure> {
+        if let Some((code, reason)) = self.inner.client().fatal_error() {
+            return Some(if kafka::is_fencing(code) {
+                self.fenced()
+            } else {
+                self.said(&format!("the producer gave up: {reason}"))
+            });
+        }
         Some(match self.reports.trouble()? {
             Trouble::NoBroker(reason) => {
                 let reason = self.watch.reason().unwrap_or(reason);
                 self.said(&format!("no broker can be reached: {reason}"))
             }
-            Trouble::GaveUp(reason) if kafka::tells_of_fencing(&reason) => self.fenced(),
-            Trouble::GaveUp(reason) => self.said(&format!("the producer gave up: {reason}")),
+            Trouble::GaveUp => self.said("the producer gave up"),
         })
     }
 
@@ -156,6 +166,15 @@ impl Producer {
         self.metadata(None).await.map(drop)
     }
 
+    /// All topics there are, with their numbers of partitions.
+    pub(super) async fn topics(&self) -> Result<Vec<(String, i32)>, Failure> {
+        let all = self.metadata(None).await?;
+        Ok(all
+            .into_iter()
+            .map(|(name, partitions, _)| (name, partitions))
+            .collect())
+    }
+
     /// How many partitions a topic has. Asking creates it where the brokers
     /// do that by themselves.
     pub(super) async fn partitions(&self, name: &str) -> Result<i32, Failure> {
@@ -181,6 +200,31 @@ impl Producer {
                     ));
                 }
             }
+        }
+    }
+
+    /// Why the brokers acknowledge nothing, as far as that can be seen from
+    /// here.
+    pub(super) async fn why_stalled(&self, topic: &str) -> String {
+        let (inner, name) = (Arc::clone(&self.inner), topic.to_owned());
+        let looked = blocking(move || {
+            let metadata = inner.client().fetch_metadata(Some(&name), METADATA_TURN)?;
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            Ok(partitions
+                .map(|p| (p.id(), p.leader(), p.isr().len(), p.replicas().len()))
+                .min_by_key(|(_, leader, in_sync, _)| (*leader >= 0, *in_sync)))
+        })
+        .await;
+        match looked {
+            Ok(Ok(Some((id, leader, ..)))) if leader < 0 => {
+                format!("partition {id} of topic \"{topic}\" has no leader: brokers that hold it are away")
+            }
+            Ok(Ok(Some((id, _, in_sync, replicas)))) => format!(
+                "the brokers answer; perhaps topic \"{topic}\" has fewer in-sync replicas than its min.insync.replicas wants (partition {id}: {in_sync} of {replicas} in sync)"
+            ),
+            Ok(Ok(None)) => format!("topic \"{topic}\" is gone"),
+            Ok(Err(error)) => self.failure("the brokers do not answer", &error).message,
+            Err(failure) => failure.message,
         }
     }
 
