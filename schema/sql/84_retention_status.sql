@@ -11,7 +11,6 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_group record;
     v_leaf  record;
-    v_held  boolean;
     v_any   boolean := false;
 BEGIN
     SELECT count(*), (array_agg(l.leaf ORDER BY l.upper_bound))[1], min(l.upper_bound), sum(pg_total_relation_size(l.relid))
@@ -32,8 +31,7 @@ BEGIN
         FOR v_leaf IN SELECT l.*, greatest(k.reltuples, 0)::bigint AS tuples
                         FROM tide._leaves(p_outbox) l JOIN pg_class k ON k.oid = l.relid
                        WHERE l.upper_bound <= p_now - p_outbox.retention ORDER BY l.upper_bound LOOP
-            EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I m WHERE %s)', v_leaf.leaf, tide._undelivered(v_group.cursor)) INTO v_held;
-            IF v_held THEN
+            IF tide._lacks(v_group.cursor, v_leaf.leaf) THEN
                 held_by := v_group.name;
                 held_since := coalesce(held_since, v_leaf.upper_bound + p_outbox.retention);
                 held_partitions := held_partitions + 1;

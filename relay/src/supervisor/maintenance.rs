@@ -16,6 +16,8 @@ const FIRST: Duration = Duration::from_secs(10);
 /// Somebody was in the way: soon again, but not for ever.
 const AGAIN: Duration = Duration::from_secs(10);
 const AGAIN_AT_MOST: u32 = 6;
+/// Who is still in the way after that is named, and anew after so many runs.
+const NAMED_AGAIN: u32 = 30;
 /// The same complaint not more often.
 const WARN_EVERY: Duration = Duration::from_hours(1);
 /// Rows that one transaction looks at.
@@ -26,8 +28,8 @@ const PAGE: i32 = 5_000;
 struct Outcome {
     /// Another relay is at it.
     not_ours: bool,
-    /// A lock was in the way of something.
-    skipped: bool,
+    /// What a lock was in the way of.
+    skipped: Vec<String>,
 }
 
 /// Runs until the task is aborted; failures are logged and tried again.
@@ -43,8 +45,13 @@ pub(super) async fn run(pool: Arc<Pool>) -> Result<(), Failure> {
                 Outcome::default()
             }
         };
-        again = if outcome.skipped { again + 1 } else { 0 };
-        let soon = outcome.skipped && again <= AGAIN_AT_MOST;
+        again = if outcome.skipped.is_empty() { 0 } else { again + 1 };
+        if again % NAMED_AGAIN == AGAIN_AT_MOST {
+            for what in &outcome.skipped {
+                tracing::warn!("partitions could not be kept for a while: {what}");
+            }
+        }
+        let soon = (1..=AGAIN_AT_MOST).contains(&again);
         tokio::time::sleep(if soon { AGAIN } else { EVERY }).await;
     }
 }
@@ -72,15 +79,22 @@ async fn partitions(session: &mut Session) -> Result<Outcome, Failure> {
             return Ok(outcome);
         };
         let changed = actions.iter().any(retention::Maintained::changed);
+        outcome.skipped.clear();
         for a in actions {
-            outcome.skipped |= a.action == "skipped";
             let (outbox, action, leaf, detail) = (a.outbox, a.action, a.leaf, a.detail);
             match action.as_str() {
                 "failed" => tracing::warn!(outbox, "partitions cannot be kept: {detail}"),
                 "made" | "closing" | "closed" | "dropped" => {
                     tracing::info!(outbox, leaf, "partition {action}: {detail}");
                 }
-                _ => tracing::debug!(outbox, leaf, "partition {action}: {detail}"),
+                _ => {
+                    tracing::debug!(outbox, leaf, "partition {action}: {detail}");
+                    if action == "skipped" {
+                        outcome
+                            .skipped
+                            .push(format!("outbox \"{outbox}\", {leaf} {detail}"));
+                    }
+                }
             }
         }
         if !changed {

@@ -17,5 +17,6 @@ mod purge;
 mod retention;
 mod support;
 mod tutorial;
+mod unattended;
 mod upgrade;
 mod views;
