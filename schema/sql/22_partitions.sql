@@ -2,7 +2,7 @@
 --
 --   tide.outbox_<id>_<yyyymmddhh24>   one period each, UTC; the first leaf
 --                                     begins at MINVALUE
---   tide.outbox_<id>_<...>_wide       the last of them, up to three days ahead
+--   ... the last of them may be wider, so that they reach three days ahead
 --   tide.outbox_<id>_rest             from there to MAXVALUE
 --
 -- Every instant has a leaf, so no publish fails for want of one. There is no
@@ -55,7 +55,7 @@ BEGIN
         lower_bound := upper_bound;
     END LOOP;
     IF lower_bound < v_far THEN
-        leaf := format('outbox_%s_%s_wide', p_outbox.outbox_id, to_char(lower_bound, 'YYYYMMDDHH24'));
+        leaf := format('outbox_%s_%s', p_outbox.outbox_id, to_char(lower_bound, 'YYYYMMDDHH24'));
         upper_bound := v_far;
         RETURN NEXT;
         lower_bound := upper_bound;

@@ -206,7 +206,7 @@ RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET timezone = 'UTC' AS $$
 DECLARE
-    v_leaf text := format('outbox_%s_%s_wide', p_outbox.outbox_id, to_char(p_lower, 'YYYYMMDDHH24'));
+    v_leaf text := format('outbox_%s_%s', p_outbox.outbox_id, to_char(p_lower, 'YYYYMMDDHH24'));
 BEGIN
     EXECUTE format('ALTER TABLE tide.%I DETACH PARTITION tide.%I', p_outbox.table_name, p_rest);
     EXECUTE format('ALTER TABLE tide.%I RENAME TO %I', p_rest, v_leaf);

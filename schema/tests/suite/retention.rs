@@ -189,3 +189,50 @@ async fn one_broken_outbox_does_not_keep_others_from_being_maintained() {
     );
     assert!(done.iter().any(|d| d == "orders|made"), "{done:?}");
 }
+
+/// Time goes by an hour a step, with maintenance as rarely as every sixth hour.
+#[tokio::test]
+async fn through_two_weeks_of_many_messages_partitions_are_there_and_no_more_than_needed() {
+    let (_database, session) = Database::installed().await;
+    session
+        .run("SELECT tide.outbox_create('orders'); SELECT tide.create_consumer_group('g', 'orders')")
+        .await;
+    let leaves = "SELECT count(*) FROM tide.outbox o, tide._leaves(o) l";
+    let (mut most, mut sent) = (0, 0);
+    for hour in 0..336 {
+        session
+            .run(&format!(
+                "INSERT INTO tide.outbox_message (outbox, payload, created_at)
+                 SELECT 'orders', '1', now() + interval '{hour} hours' FROM generate_series(1, 500)"
+            ))
+            .await;
+        sent += 500;
+        assert_eq!(
+            session.row("SELECT count(*) FROM tide.outbox_1_rest").await,
+            "0",
+            "hour {hour}: no partition was there in time"
+        );
+        if hour % 6 == 5 {
+            for step in ["_make_leaves_ahead", "_drop_passed_leaves"] {
+                let done = session
+                    .rows(&format!(
+                        "SELECT m.action FROM tide.outbox o, tide.{step}(o, now() + interval '{hour} hours') m"
+                    ))
+                    .await;
+                assert!(
+                    done.iter().all(|d| ["made", "dropped"].contains(&d.as_str())),
+                    "hour {hour}: {done:?}"
+                );
+            }
+            most = most.max(session.number(leaves).await);
+        }
+        // The group is never behind for longer than an hour.
+        session
+            .run(&format!("SELECT tide.commit_offset('g', 'orders', {sent})"))
+            .await;
+    }
+    // A day of narrow partitions behind, a day ahead, a wide one, the rest, and the odd one.
+    assert!(most <= 13, "{most} partitions");
+    let kept = session.number("SELECT count(*) FROM tide.orders_outbox").await;
+    assert!((24 * 500..=37 * 500).contains(&kept), "{kept} messages");
+}
