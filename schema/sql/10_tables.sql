@@ -2,7 +2,7 @@
 --
 -- Rules that the rest relies on:
 --  * Messages are insert-only. Nothing ever updates or deletes a message row;
---    retention drops whole partitions.
+--    retention drops whole partitions. (But see tide._adopt_messages.)
 --  * In tide.outbox_message, xid stands before id: defaults are evaluated in
 --    column order, so a transaction has its xid before it takes its first id.
 --    Hence a transaction whose xid was not given out yet when the sequence was

@@ -132,6 +132,16 @@ impl Run<'_> {
         let mut stored = store::read(&mut lease.session, self.forward.group_id).await?;
         let current = self.shared.cluster;
         let reanchor = stored.cluster.is_some_and(|before| before != current);
+        if reanchor || stored.progress.round.new == Snapshot::of_nothing() {
+            let messages = crate::database::outbox::adopt(&mut lease.session, self.forward.group_id).await?;
+            if messages > 0 {
+                tracing::warn!(
+                    pipeline = self.spec.name,
+                    messages,
+                    "the outbox was restored from another cluster: its messages count as this one's now"
+                );
+            }
+        }
         if reanchor {
             let snapshot = crate::database::outbox::tick(&mut lease.session).await?.snapshot;
             tracing::warn!(
