@@ -59,11 +59,12 @@ async fn what_is_past_its_retention_goes_and_who_holds_it_back_is_named() {
         "0",
     )
     .await;
-    // The rest became a partition, the empty ones went, the one that is held stays.
-    let partitions = "SELECT count(*) FILTER (WHERE l.upper_bound < now() - interval '2 days'),
-                             count(*) FILTER (WHERE l.lower_bound > now()) >= 4, max(r.partitions) = count(*)
+    // The rest became a partition; what a group holds stays, and what lies behind it.
+    let partitions = "SELECT count(*) FILTER (WHERE l.upper_bound < now() - interval '2 days') >= 5,
+                             count(*) FILTER (WHERE l.lower_bound > now()) >= 4, max(r.partitions) = count(*),
+                             max(r.held_partitions)
                         FROM tide.outbox o, tide._leaves(o) l, tide.retention_status r";
-    db.await_text(SOON, partitions, "1|t|t").await;
+    db.await_text(SOON, partitions, "t|t|t|1").await;
     assert_eq!(db.text("SELECT count(*) FROM tide.orders_outbox").await, "2");
     let both = || [relay.log(), second.log()].concat();
     pg_tide_e2e::await_condition(SOON, "a warning", async || {
@@ -79,12 +80,16 @@ async fn what_is_past_its_retention_goes_and_who_holds_it_back_is_named() {
             .then_some(())
     })
     .await;
-    println!(
-        "{}",
-        both()
-            .lines()
-            .filter(|l| l.contains("partition") || l.contains("retention"))
-            .collect::<Vec<_>>()
-            .join("\n")
-    );
+    db.run("SELECT tide.drop_consumer_group('forgotten', 'orders')")
+        .await;
+    // The next run of the others is two minutes ahead.
+    let _third = Relay::start(&db).await;
+    db.await_text(SOON, "SELECT payload FROM tide.orders_outbox", "2")
+        .await;
+    db.await_text(
+        SOON,
+        "SELECT l.leaf FROM tide.outbox o, tide._leaves(o) l WHERE l.upper_bound < now() - o.retention",
+        "outbox_1_past",
+    )
+    .await;
 }

@@ -58,8 +58,10 @@ LANGUAGE sql VOLATILE AS $$
       FROM tide._locked_by(p_tables) l
 $$;
 
--- Detaches and drops the leaves that are older than the retention and hold
--- nothing that a group still lacks; some of them in one call.
+-- Detaches and drops the oldest leaves while they are older than the retention
+-- and hold nothing that a group still lacks; some of them in one call. What
+-- they covered is covered by an empty leaf from the beginning of time,
+-- outbox_<id>_past, for publishers whose clock is set back.
 CREATE OR REPLACE FUNCTION tide._drop_passed_leaves(p_outbox tide.outbox, p_now timestamptz)
 RETURNS TABLE (action text, leaf text, detail text)
 LANGUAGE plpgsql VOLATILE
@@ -68,56 +70,78 @@ DECLARE
     v_horizon timestamptz := p_now - p_outbox.retention;
     v_grouped boolean := EXISTS (SELECT FROM tide.consumer_group g WHERE g.outbox_id = p_outbox.outbox_id);
     v_before  pg_snapshot := pg_current_snapshot();
+    v_past    name := format('outbox_%s_past', p_outbox.outbox_id);
     v_passed  text[] := '{}';
+    v_gone    text[] := '{}';
+    v_first   timestamptz;
+    v_upper   timestamptz;
     v_leaf    record;
-    v_held    boolean;
+    v_used    boolean;
 BEGIN
     -- Looked at before anything is locked, and few of them, as the lock is
     -- held until the transaction ends.
     FOR v_leaf IN SELECT * FROM tide._leaves(p_outbox) l WHERE l.upper_bound <= v_horizon ORDER BY l.upper_bound LOOP
         EXIT WHEN cardinality(v_passed) >= 8;
-        SELECT bool_or(tide._lacks(c, v_leaf.leaf)) INTO v_held
-          FROM tide.consumer_group g LEFT JOIN tide.group_cursor c USING (group_id)
-         WHERE g.outbox_id = p_outbox.outbox_id;
-        IF v_held THEN
+        IF EXISTS (SELECT FROM tide.consumer_group g LEFT JOIN tide.group_cursor c USING (group_id)
+                    WHERE g.outbox_id = p_outbox.outbox_id AND tide._lacks(c, v_leaf.leaf)) THEN
             action := 'kept';
             leaf := v_leaf.leaf;
             detail := format('older than the retention, but a consumer group has not passed it; see tide.retention_status for outbox "%s"', p_outbox.name);
             RETURN NEXT;
-        ELSE
-            v_passed := v_passed || v_leaf.leaf::text;
+            EXIT;
         END IF;
+        EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_leaf.leaf) INTO v_used;
+        IF v_used OR v_leaf.leaf <> v_past THEN
+            v_first := coalesce(v_first, v_leaf.upper_bound);
+        END IF;
+        v_passed := v_passed || v_leaf.leaf::text;
     END LOOP;
-
-    IF v_passed <> '{}' THEN
-        PERFORM tide._be_patient((SELECT min(l.upper_bound) FROM tide._leaves(p_outbox) l WHERE l.leaf = ANY (v_passed))
-                                 < v_horizon - interval '1 day', p_outbox.table_name);
+    IF v_first IS NULL THEN
+        RETURN;
     END IF;
-    FOR v_leaf IN SELECT * FROM tide._leaves(p_outbox) l WHERE l.leaf = ANY (v_passed) ORDER BY l.upper_bound LOOP
-        leaf := v_leaf.leaf;
-        BEGIN
-            EXECUTE format('ALTER TABLE tide.%I DETACH PARTITION tide.%I', p_outbox.table_name, leaf);
+
+    BEGIN
+        IF to_regclass(format('tide.%I', v_past)) IS NULL THEN
+            PERFORM tide._create_leaf(v_past);
+        END IF;
+        PERFORM tide._be_patient(v_first < v_horizon - interval '1 day', p_outbox.table_name);
+        FOR v_leaf IN SELECT * FROM tide._leaves(p_outbox) l WHERE l.leaf = ANY (v_passed) ORDER BY l.upper_bound LOOP
+            EXECUTE format('ALTER TABLE tide.%I DETACH PARTITION tide.%I', p_outbox.table_name, v_leaf.leaf);
             -- Locked now: nobody can add to it. What was added since it was
             -- looked at is committed and seen.
-            EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I m WHERE %s)', leaf, tide._unseen(v_before)) INTO v_held;
-            IF v_held AND v_grouped THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I m WHERE %s)', v_leaf.leaf, tide._unseen(v_before)) INTO v_used;
+            IF v_used AND v_grouped THEN
                 RAISE EXCEPTION 'held' USING ERRCODE = 'TD004';
             END IF;
-            EXECUTE format('DROP TABLE tide.%I', leaf);
-            action := 'dropped';
-            detail := format('up to %s', v_leaf.upper_bound);
+            EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_leaf.leaf) INTO v_used;
+            IF v_used OR v_leaf.leaf <> v_past THEN
+                EXECUTE format('DROP TABLE tide.%I', v_leaf.leaf);
+                v_gone := v_gone || v_leaf.leaf::text;
+            END IF;
+            v_upper := v_leaf.upper_bound;
+        END LOOP;
+        IF to_regclass(format('tide.%I', v_past)) IS NULL THEN
+            PERFORM tide._create_leaf(v_past);
+        END IF;
+        PERFORM tide._attach_leaf(p_outbox, v_past, '-infinity', v_upper);
+    EXCEPTION
+        WHEN lock_not_available OR deadlock_detected THEN
+            action := 'skipped';
+            leaf := v_leaf.leaf;
+            detail := tide._in_use_by(VARIADIC p_outbox.table_name || v_passed::name[]);
             RETURN NEXT;
-        EXCEPTION
-            WHEN lock_not_available OR deadlock_detected THEN
-                action := 'skipped';
-                detail := tide._in_use_by(p_outbox.table_name, v_leaf.leaf);
-                RETURN NEXT;
-                RETURN;
-            WHEN SQLSTATE 'TD004' THEN
-                action := 'kept';
-                detail := 'messages were added to it just now; looked at again at the next call';
-                RETURN NEXT;
-        END;
+            RETURN;
+        WHEN SQLSTATE 'TD004' THEN
+            action := 'kept';
+            leaf := v_leaf.leaf;
+            detail := 'messages were added to it just now; looked at again at the next call';
+            RETURN NEXT;
+            RETURN;
+    END;
+    FOREACH leaf IN ARRAY v_gone LOOP
+        action := 'dropped';
+        detail := format('older than %s', v_upper);
+        RETURN NEXT;
     END LOOP;
 END $$;
 

@@ -13,7 +13,8 @@ DECLARE
     v_leaf  record;
     v_any   boolean := false;
 BEGIN
-    SELECT count(*), (array_agg(l.leaf ORDER BY l.upper_bound))[1], min(l.upper_bound), sum(pg_total_relation_size(l.relid))
+    SELECT count(*), (array_agg(l.leaf ORDER BY l.upper_bound) FILTER (WHERE l.leaf NOT LIKE '%\_past'))[1],
+           min(l.upper_bound) FILTER (WHERE l.leaf NOT LIKE '%\_past'), sum(pg_total_relation_size(l.relid))
       INTO partitions, oldest_partition, oldest_until, total_bytes
       FROM tide._leaves(p_outbox) l;
     FOR v_group IN

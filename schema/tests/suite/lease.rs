@@ -272,7 +272,9 @@ async fn messages_restored_from_a_cluster_that_was_further_ahead_are_handed_out(
     let (_database, session) = outbox(3).await;
     let (_, lease) = poll(&session, "2").await;
     session
-        .run(&format!("SELECT tide.commit_offset('g', 'orders', p_lease := '{lease}')"))
+        .run(&format!(
+            "SELECT tide.commit_offset('g', 'orders', p_lease := '{lease}')"
+        ))
         .await;
     session
         .run(

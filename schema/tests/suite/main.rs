@@ -5,6 +5,7 @@
 mod catalogue;
 mod consumer_group;
 mod dead_letter;
+mod edges;
 mod inbox;
 mod inbox_claim;
 mod install;

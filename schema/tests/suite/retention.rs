@@ -161,10 +161,30 @@ async fn without_any_group_retention_alone_decides() {
     assert!(drop_passed(&session, "12 hours").await.is_empty());
     assert_eq!(drop_passed(&session, "31 hours").await[0], "dropped");
     assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
+    assert_whole(&session).await;
     // A clock set back finds a place too.
     session
-        .run("INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now() + interval '36 hours', '1')")
+        .run("INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now(), '1'), (now() - interval '20 years', '2')")
         .await;
+    session
+        .run("SELECT tide.create_consumer_group('g', 'orders')")
+        .await;
+    make_ahead(&session, "3 days").await;
+    assert_eq!(
+        drop_passed(&session, "3 days").await,
+        ["kept"],
+        "and nothing behind what is kept goes either, so that there is no gap"
+    );
+    assert_whole(&session).await;
+    session.run("SELECT tide.commit_offset('g', 'orders', 3)").await;
+    let dropped = drop_passed(&session, "3 days").await;
+    assert!(
+        dropped.len() > 4 && dropped.iter().all(|d| d == "dropped"),
+        "{dropped:?}"
+    );
+    assert_whole(&session).await;
+    assert!(drop_passed(&session, "3 days").await.is_empty());
+    assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
 }
 
 #[tokio::test]

@@ -314,8 +314,7 @@ async fn a_hundred_passed_partitions_go_a_few_at_a_time_while_publishers_go_on()
                   SELECT '1', now() - interval '25 days' * random() FROM generate_series(1, 20000);
               END $$")
         .await;
-    let passed =
-        "SELECT count(*) FROM tide.outbox o, tide._leaves(o) l WHERE l.upper_bound <= now() - o.retention";
+    let passed = "SELECT count(*) FROM tide.outbox o, tide._leaves(o) l WHERE l.upper_bound <= now() - o.retention AND l.leaf <> 'outbox_1_past'";
     assert!(session.number(passed).await > 90);
     let publishers = Publishers::start(&database).await;
     assert!(
