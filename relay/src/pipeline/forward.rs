@@ -31,6 +31,10 @@ const WINDOW_BYTES: usize = 16 << 20;
 pub(super) const STALLED: Duration = Duration::from_secs(10);
 /// Messages sent before outcomes are looked at again.
 const BURST: usize = 256;
+/// With messages under way, lease and sink are looked at so often.
+const TURN: Duration = Duration::from_millis(100);
+/// And without any: a thousand idle pipelines should cost nothing.
+const IDLE_TURN: Duration = Duration::from_secs(10);
 /// For what is in flight, when told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -264,12 +268,11 @@ impl Run<'_> {
                 let clean = a.window.is_empty() && a.landed.is_empty();
                 return self.checkpoint_now(a, clean).await;
             }
+            let idle = a.window.is_empty() && current.is_none();
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
                 .into_iter()
                 .flatten()
-                .min()
-                .unwrap_or(now + Duration::from_millis(100))
-                .min(now + Duration::from_millis(100));
+                .fold(now + if idle { IDLE_TURN } else { TURN }, Instant::min);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled(), if drain_until.is_none() => {

@@ -136,17 +136,19 @@ async fn broker(known: &Known) -> Broker {
             },
         }
     };
-    let kind = match &spec.work {
-        Work::Forward(forward) if matches!(forward.sink, SinkSpec::Kafka(_)) => "kafka",
-        _ => "nats",
+    let late = |kafka: bool| {
+        let reason = format!("no answer within {} s", BROKER_TIMEOUT.as_secs());
+        if kafka {
+            Refusal::kafka(reason, None)
+        } else {
+            Refusal::nats(reason)
+        }
     };
+    let is_kafka = matches!(&spec.work, Work::Forward(f) if matches!(f.sink, SinkSpec::Kafka(_)));
     match tokio::time::timeout(BROKER_TIMEOUT, looking).await {
         Ok(Ok(broker)) => broker,
         Ok(Err(refusal)) => Broker::Refused(refusal),
-        Err(_) => Broker::Refused(Refusal {
-            kind,
-            reason: format!("no answer within {} s", BROKER_TIMEOUT.as_secs()),
-        }),
+        Err(_) => Broker::Refused(late(is_kafka)),
     }
 }
 
