@@ -154,3 +154,18 @@ async fn a_clock_that_is_set_back_or_ahead_costs_no_message_and_no_order() {
         "0"
     );
 }
+
+#[tokio::test]
+async fn names_with_line_breaks_are_refused() {
+    let (_database, session) = outbox().await;
+    for statement in [
+        "SELECT tide.outbox_create(E'a\nb')",
+        "SELECT tide.inbox_create(E'a\rb')",
+        "SELECT tide.create_consumer_group(E'a\tb', 'orders')",
+        "SELECT tide.relay_set_outbox(E'a\u{7f}b', 'orders', 'kafka', '{\"brokers\": \"b:1\", \"topic\": \"t\"}')",
+    ] {
+        session
+            .refuses(statement, "42602", &["control character", "printable characters"])
+            .await;
+    }
+}
