@@ -5,8 +5,9 @@
 -- takes time before they lock, and leave what remains to the next call.
 -- Publishing never comes here.
 
--- Whether a group lacks a message of a leaf. By index, whatever the planner
--- expects: a leaf may hold hundreds of millions of rows.
+-- Whether a group lacks a message of a leaf, or is to have one again by a
+-- replay. By index, whatever the planner expects: a leaf may hold hundreds of
+-- millions of rows.
 CREATE OR REPLACE FUNCTION tide._lacks(p_cursor tide.group_cursor, p_leaf name)
 RETURNS boolean
 LANGUAGE plpgsql STABLE
@@ -15,7 +16,9 @@ DECLARE
     v_lacks boolean;
 BEGIN
     EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I m WHERE %s)', p_leaf, tide._undelivered(p_cursor)) INTO v_lacks;
-    RETURN v_lacks;
+    RETURN v_lacks
+        OR EXISTS (SELECT FROM tide.redelivery r JOIN tide.pipeline p USING (pipeline_id), tide._replay_rows(p_leaf, r, 1)
+                    WHERE p.group_id = p_cursor.group_id AND r.dlq_id IS NULL);
 END $$;
 
 -- Who has locks on tables of an outbox.

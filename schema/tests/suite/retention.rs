@@ -188,6 +188,31 @@ async fn without_any_group_retention_alone_decides() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_replayed_stays_until_it_was() {
+    let (_database, session) = Database::installed().await;
+    session
+        .run(
+            "SELECT tide.outbox_create('orders'); SELECT tide.outbox_publish('orders', '1'); SELECT tide.outbox_publish('orders', '2');
+             SELECT tide.relay_set_outbox('p', 'orders', 'kafka', '{\"brokers\": \"b:1\", \"topic\": \"t\"}')",
+        )
+        .await;
+    session
+        .run("SELECT tide.commit_offset(g.name, 'orders', 2) FROM tide.consumer_group g")
+        .await;
+    make_ahead(&session, "2 days").await;
+    assert_eq!(session.row("SELECT tide.relay_replay('p', 2, NULL)").await, "1");
+    assert_eq!(drop_passed(&session, "31 hours").await, ["kept"]);
+    assert_eq!(
+        session
+            .row("SELECT held_by IS NOT NULL, hint LIKE 'no relay runs pipeline \"p\"%' FROM tide.outbox o, tide._retention(o, now() + interval '31 hours')")
+            .await,
+        "t|t"
+    );
+    session.run("UPDATE tide.redelivery SET done_id = 2").await;
+    assert_eq!(drop_passed(&session, "31 hours").await, ["dropped"]);
+}
+
+#[tokio::test]
 async fn one_broken_outbox_does_not_keep_others_from_being_maintained() {
     let (_database, session) = Database::installed().await;
     session
