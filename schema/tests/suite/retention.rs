@@ -259,11 +259,17 @@ async fn through_two_weeks_of_many_messages_partitions_are_there_and_no_more_tha
         );
         if hour % 6 == 5 {
             for step in ["_make_leaves_ahead", "_drop_passed_leaves"] {
-                let done = session
-                    .rows(&format!(
-                        "SELECT m.action FROM tide.outbox o, tide.{step}(o, now() + interval '{hour} hours') m"
-                    ))
-                    .await;
+                let sql = format!(
+                    "SELECT m.action FROM tide.outbox o, tide.{step}(o, now() + interval '{hour} hours') m"
+                );
+                let mut done = session.rows(&sql).await;
+                // Autovacuum may be at it.
+                for _ in 0..100 {
+                    if done != ["skipped"] {
+                        break;
+                    }
+                    done = session.rows(&sql).await;
+                }
                 assert!(
                     done.iter().all(|d| ["made", "dropped"].contains(&d.as_str())),
                     "hour {hour}: {done:?}"

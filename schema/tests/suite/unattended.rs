@@ -27,10 +27,22 @@ async fn unattended_for(session: &Session, days: u32) {
         .await;
 }
 
+const MAINTAIN: &str = "SELECT action || coalesce(' ' || detail, '') FROM tide.maintain_outboxes()";
+
 async fn maintain(session: &Session) -> Vec<String> {
-    session
-        .rows("SELECT action || coalesce(' ' || detail, '') FROM tide.maintain_outboxes()")
-        .await
+    session.rows(MAINTAIN).await
+}
+
+/// The same until nothing is in the way: autovacuum may be.
+async fn undisturbed(session: &Session, sql: &str) -> Vec<String> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let done = session.rows(sql).await;
+        if done.iter().all(|d| !d.starts_with("skipped")) {
+            return done;
+        }
+        assert!(Instant::now() < deadline, "{done:?}");
+    }
 }
 
 /// Publishes until told to stop; nothing may be refused or take long.
@@ -149,7 +161,7 @@ async fn ten_days_and_much_in_the_rest_end_in_narrow_partitions_while_publishers
         .await;
     assert_eq!(session.row("SELECT hint FROM tide.retention_status").await, "-");
     loop {
-        let done = maintain(&session).await;
+        let done = undisturbed(&session, MAINTAIN).await;
         assert!(done.iter().all(|d| d.starts_with("dropped")), "{done:?}");
         if done.is_empty() {
             break;
@@ -180,7 +192,7 @@ async fn a_publish_is_never_refused_though_nobody_goes_on_with_closing_the_rest(
             "INSERT INTO tide.outbox_message (outbox, payload, created_at) VALUES ('orders', '1', now() + interval '{later}')"
         )
     };
-    assert_eq!(session.rows(&make("0")).await, ["closing"]);
+    assert_eq!(undisturbed(&session, &make("0")).await, ["closing"]);
     // All relays vanish, for weeks: behind the bound.
     session.run(&publish("4 days")).await;
     session.run(&publish("30 days")).await;
@@ -197,9 +209,9 @@ async fn a_publish_is_never_refused_though_nobody_goes_on_with_closing_the_rest(
     assert_eq!(session.row(beyond).await, "100003|3");
 
     // They come back.
-    assert_eq!(session.rows(&make("30 days")).await, ["closing"]);
+    assert_eq!(undisturbed(&session, &make("30 days")).await, ["closing"]);
     session.run(&publish("31 days")).await;
-    let done = session.rows(&make("30 days")).await;
+    let done = undisturbed(&session, &make("30 days")).await;
     assert!(
         done[0] == "closed" && done.len() >= 6 && done[1..].iter().all(|d| d == "made"),
         "{done:?}"
@@ -234,7 +246,7 @@ async fn a_message_dated_far_ahead_does_not_keep_the_rest_from_being_closed() {
              INSERT INTO tide.orders_outbox (payload, created_at) VALUES ('1', now() + interval '20 days')",
         )
         .await;
-    let done = maintain(&session).await;
+    let done = undisturbed(&session, MAINTAIN).await;
     assert!(done[0].contains("will hold messages up to"), "{done:?}");
     // One that came just before the trigger.
     session
@@ -249,7 +261,7 @@ async fn a_message_dated_far_ahead_does_not_keep_the_rest_from_being_closed() {
              END $$",
         )
         .await;
-    let done = maintain(&session).await;
+    let done = undisturbed(&session, MAINTAIN).await;
     assert!(done[0].contains("begun anew"), "{done:?}");
     let mut done = Vec::new();
     while !done.iter().any(|d: &String| d.starts_with("made")) {
@@ -287,7 +299,7 @@ async fn maintenance_gives_up_at_an_open_transaction_and_publishers_do_not_queue
     }
     publishers.stop().await;
     open.run("COMMIT").await;
-    let done = maintain(&session).await;
+    let done = undisturbed(&session, MAINTAIN).await;
     assert!(done[0].starts_with("closed"), "{done:?}");
 }
 
