@@ -237,7 +237,8 @@ impl Run<'_> {
             if let Some(until) = drain_until
                 && (a.window.is_empty() || now >= until)
             {
-                let clean = a.window.is_empty();
+                // What landed and was not come by yet must be found again.
+                let clean = a.window.is_empty() && a.landed.is_empty();
                 return self.checkpoint_now(a, clean).await;
             }
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
