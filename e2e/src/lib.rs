@@ -18,6 +18,7 @@ pub mod nats;
 mod pipelines;
 mod process;
 mod relay;
+mod secret_files;
 mod wait;
 
 pub use bed::{Bed, OwnBed};
@@ -26,4 +27,5 @@ pub use http::get;
 pub use pipelines::{assert_each_once, assert_in_order, numbers};
 pub use process::Signal;
 pub use relay::{Relay, RelayOptions, run_pg_tide};
+pub use secret_files::SecretFiles;
 pub use wait::{alone, answer, await_condition, beside_others, holds, unique};

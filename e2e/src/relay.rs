@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::{Database, await_condition, get, unique};
 pub struct RelayOptions {
     url: String,
     arguments: Vec<String>,
+    stdout: Option<PathBuf>,
 }
 
 impl RelayOptions {
@@ -23,7 +24,15 @@ impl RelayOptions {
         Self {
             url: url.to_owned(),
             arguments: Vec::new(),
+            stdout: None,
         }
+    }
+
+    /// Its standard output goes to this file instead of the log.
+    #[must_use]
+    pub fn stdout(mut self, path: &Path) -> Self {
+        self.stdout = Some(path.to_owned());
+        self
     }
 
     /// Its `--relay-group-id`.
@@ -58,6 +67,10 @@ impl RelayOptions {
         let name = unique("relay");
         let log = std::env::temp_dir().join(format!("pg-tide-e2e-{name}.log"));
         let file = File::create(&log).unwrap();
+        let stdout = match &self.stdout {
+            Some(path) => File::options().append(true).create(true).open(path).unwrap(),
+            None => file.try_clone().unwrap(),
+        };
         let child = Command::new(program())
             .args([
                 "--postgres-url",
@@ -67,7 +80,7 @@ impl RelayOptions {
             ])
             .args(&self.arguments)
             .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
+            .stdout(stdout)
             .stderr(file)
             .spawn()
             .unwrap();

@@ -70,10 +70,7 @@ async fn a_dead_letter_is_delivered_once_its_cause_is_mended() {
 async fn replay_through_a_crash(db: &Database, count: i64) -> Relay {
     let mut relay = Relay::start(db).await;
     db.await_delivered(SOON).await;
-    assert_eq!(
-        db.number("SELECT tide.relay_replay('p', 1, NULL)").await,
-        count
-    );
+    assert_eq!(db.number("SELECT tide.relay_replay('p', 1, NULL)").await, count);
     db.await_text(
         SOON,
         "SELECT coalesce(max(done_id), 0) > 0 FROM tide.redelivery",

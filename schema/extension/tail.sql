@@ -7,7 +7,7 @@ DECLARE
     v_table    text;
     v_sequence text;
 BEGIN
-    FOREACH v_table IN ARRAY ARRAY['outbox', 'consumer_group', 'group_cursor', 'inbox', 'inbox_counter', 'inbox_source',
+    FOREACH v_table IN ARRAY ARRAY['outbox', 'consumer_group', 'group_cursor', 'inbox', 'inbox_counter', 'inbox_source', 'inbox_feed', 'inbox_feed_batch',
                                    'pipeline', 'dead_letter', 'redelivery'] LOOP
         PERFORM pg_catalog.pg_extension_config_dump(format('tide.%I', v_table)::regclass, '');
         FOR v_sequence IN

@@ -224,4 +224,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('%s needs it: %s', p_connector, v_option.description);
     END IF;
+    IF p_direction = 'forward' THEN
+        PERFORM tide._check_sink(p_pipeline, p_connector, p_config);
+    END IF;
 END $$;

@@ -1,6 +1,7 @@
 //! From a pipeline's row in `tide.pipeline` to a typed specification that
 //! cannot be wrong later. No I/O, but for the reading of secrets.
 
+mod inbox;
 mod kafka;
 mod nats;
 mod options;
@@ -9,6 +10,7 @@ mod secret;
 mod sinks;
 mod tls;
 
+pub(crate) use inbox::InboxSinkSpec;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
 pub(crate) use nats::{NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};

@@ -128,8 +128,16 @@ impl Options {
 
     /// A text with commas or a list of texts.
     pub(crate) fn required_list(&mut self, key: &'static str) -> Result<Vec<String>, OptionError> {
-        let list = match self.take(key) {
-            None => return Err(OptionError::Missing { key: self.key(key) }),
+        match self.list(key)? {
+            list if list.is_empty() => Err(OptionError::Missing { key: self.key(key) }),
+            list => Ok(list),
+        }
+    }
+
+    /// The same; empty when there is none.
+    pub(crate) fn list(&mut self, key: &'static str) -> Result<Vec<String>, OptionError> {
+        let list: Vec<String> = match self.take(key) {
+            None => return Ok(Vec::new()),
             Some(Value::String(text)) => text
                 .split(',')
                 .map(|s| s.trim().to_owned())

@@ -285,7 +285,7 @@ mod tests {
         );
         assert_eq!(
             refusal("forward", "rabbit", json!({})),
-            "\"sink\" must be one of \"kafka\", \"nats\", not \"rabbit\""
+            "\"sink\" must be one of \"kafka\", \"nats\", \"inbox\", \"stdout\", not \"rabbit\""
         );
     }
 
@@ -328,7 +328,7 @@ mod tests {
         assert!(options.len() > 25, "{options:?}");
         for (direction, connector, key) in options {
             let connectors = if connector == "*" {
-                vec!["kafka", "nats"]
+                vec!["kafka", "nats", "inbox", "stdout"]
             } else {
                 vec![connector.as_str()]
             };
@@ -336,10 +336,12 @@ mod tests {
                 .into_iter()
                 .filter(|c| direction == "forward" || *c == "nats")
             {
-                let mut config = json!({"brokers": "b", "topic": "t"});
-                if connector == "nats" {
-                    config = json!({"url": "u", "subject": "s"});
-                }
+                let mut config = match connector {
+                    "kafka" => json!({"brokers": "b", "topic": "t"}),
+                    "nats" => json!({"url": "u", "subject": "s"}),
+                    "inbox" => json!({"inbox": "i"}),
+                    _ => json!({}),
+                };
                 let object = config.as_object_mut().unwrap();
                 match key.split_once('.') {
                     Some((outer, inner)) => object.entry(outer).or_insert(json!({}))[inner] = Value::Null,

@@ -1,5 +1,6 @@
 //! Sinks and sources by kind, and what their options have in common.
 
+use super::inbox::InboxSinkSpec;
 use super::kafka::KafkaSinkSpec;
 use super::nats::{NatsSinkSpec, NatsSourceSpec};
 use super::options::{OptionError, Options};
@@ -28,6 +29,9 @@ impl Delivery {
 pub(crate) enum SinkSpec {
     Kafka(Box<KafkaSinkSpec>),
     Nats(NatsSinkSpec),
+    Inbox(Box<InboxSinkSpec>),
+    /// Lines on standard output.
+    Stdout,
 }
 
 impl SinkSpec {
@@ -36,7 +40,15 @@ impl SinkSpec {
         Ok(match connector {
             "kafka" => Self::Kafka(Box::new(KafkaSinkSpec::read(options)?)),
             "nats" => Self::Nats(NatsSinkSpec::read(options)?),
-            other => return Err(not_allowed("sink", "\"kafka\", \"nats\"", other)),
+            "inbox" => Self::Inbox(Box::new(InboxSinkSpec::read(options)?)),
+            "stdout" => {
+                options.one_of("delivery", &[("at-least-once", ())])?;
+                Self::Stdout
+            }
+            other => {
+                let allowed = "\"kafka\", \"nats\", \"inbox\", \"stdout\"";
+                return Err(not_allowed("sink", allowed, other));
+            }
         })
     }
 }

@@ -250,6 +250,10 @@ impl Pool {
         }
     }
 
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
     pub(crate) async fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
         let place = Arc::clone(&self.places)
             .acquire_owned()

@@ -3,6 +3,7 @@
 
 mod connect;
 pub(crate) mod cursor;
+pub(crate) mod feed;
 pub(crate) mod inbox;
 pub(crate) mod outbox;
 pub(crate) mod ownership;

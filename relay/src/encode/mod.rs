@@ -2,9 +2,11 @@
 //! Pure. A row that cannot be encoded is rejected with its reason, alone.
 
 mod headers;
+mod message;
 mod template;
 
 pub(crate) use headers::Headers;
+pub(crate) use message::Message;
 pub(crate) use template::{Template, TemplateError, field};
 
 use bytes::Bytes;
@@ -101,6 +103,8 @@ pub(crate) struct Event<'a> {
     pub(crate) payload: &'a Bytes,
     /// `tide-redelivery`.
     pub(crate) redelivery: Option<i64>,
+    /// What it was made from.
+    pub(crate) row: &'a Row,
 }
 
 /// Names that every message of a pipeline carries.
@@ -115,6 +119,9 @@ pub(crate) mod added {
     pub(crate) const ID: &str = "tide-id";
     pub(crate) const OUTBOX: &str = "tide-outbox";
     pub(crate) const PIPELINE: &str = "tide-pipeline";
+    /// Names of the sides that a message has passed on its way between inboxes,
+    /// with commas, the first one first.
+    pub(crate) const PATH: &str = "tide-path";
     /// Only on messages that are delivered once more on demand.
     pub(crate) const REDELIVERY: &str = "tide-redelivery";
 }
@@ -124,6 +131,8 @@ pub(crate) mod added {
 pub(crate) enum DestinationKind {
     Topic,
     Subject,
+    /// The sink has no other place than its own.
+    Only,
 }
 
 impl DestinationKind {
@@ -131,6 +140,7 @@ impl DestinationKind {
         match self {
             Self::Topic => "topic",
             Self::Subject => "subject",
+            Self::Only => "destination",
         }
     }
 
@@ -249,6 +259,7 @@ impl Encoder {
             headers,
             payload: &row.payload,
             redelivery: row.redelivery,
+            row,
         })
     }
 }

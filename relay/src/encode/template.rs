@@ -19,8 +19,8 @@ enum Part {
     Id,
 }
 
-/// A parsed template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A parsed template; by default an empty one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Template {
     text: String,
     parts: Vec<Part>,

@@ -19,7 +19,7 @@ use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
 use crate::encode::{Encoder, EventId, Rejection, Row};
 use crate::failure::Failure;
-use crate::sink::{Outcome, Settled, Sink};
+use crate::sink::{Opening, Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
 
@@ -61,9 +61,15 @@ impl Run<'_> {
     pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
         let (stored, reanchored) = self.stored_cursor().await?;
         let identity = self.spec.identity();
-        let opening = Sink::open(&self.forward.sink, &identity, self.forward.max_in_flight);
+        let opening = Opening {
+            identity: &identity,
+            max_in_flight: self.forward.max_in_flight,
+            epoch: self.epoch,
+            cluster: self.shared.cluster,
+            home: &self.shared.writers,
+        };
         let sink = tokio::select! {
-            sink = opening => sink?,
+            sink = Sink::open(&self.forward.sink, &opening) => sink?,
             () = self.stop.cancelled() => return Ok(()),
         };
         let scan = reanchored || !stored.clean;
@@ -179,8 +185,11 @@ impl Run<'_> {
         if let Some(pending) = a.checkpoints.pending.take() {
             flatten(pending.await)?;
         }
-        let pending = self.shared.checkpointer.write(self.checkpoint(a, clean)).await;
+        let checkpoint = self.checkpoint(a, clean);
+        let low_water = checkpoint.low_water_positions.clone();
+        let pending = self.shared.checkpointer.write(checkpoint).await;
         flatten(pending.await)?;
+        a.sink.checkpointed(&low_water);
         a.checkpoints.written(Instant::now());
         Ok(())
     }
@@ -203,6 +212,8 @@ impl Run<'_> {
         let mut outcomes = Vec::new();
         let mut drain_until: Option<Instant> = None;
         let mut heard_at = Instant::now();
+        // Of the checkpoint that is under way.
+        let mut low_water = Positions::new();
         loop {
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
@@ -231,6 +242,7 @@ impl Run<'_> {
             let due = a.checkpoints.due(a.window.is_empty() && current.is_none());
             if due.is_some_and(|due| due <= now) {
                 let checkpoint = self.checkpoint(a, false);
+                low_water.clone_from(&checkpoint.low_water_positions);
                 a.checkpoints.pending = Some(self.shared.checkpointer.write(checkpoint).await);
                 a.checkpoints.written(now);
             }
@@ -263,6 +275,7 @@ impl Run<'_> {
                 written = reply(&mut a.checkpoints.pending) => {
                     a.checkpoints.pending = None;
                     written?;
+                    a.sink.checkpointed(&low_water);
                 }
                 () = std::future::ready(()), if can_go_on && current.is_some() => {}
                 page = pages.recv(), if current.is_none() && drain_until.is_none() => match page {
@@ -367,6 +380,13 @@ impl Run<'_> {
                 Outcome::Duplicate => {
                     a.window.settle(ticket, Settlement::Done);
                     self.status.skipped(1);
+                }
+                Outcome::Rejected(reason) => {
+                    if let Some(id) = a.window.id_of(ticket) {
+                        let row = self.read_one(id).await?;
+                        self.dead_letter(&row, &reason).await?;
+                        a.window.settle(ticket, Settlement::Done);
+                    }
                 }
                 Outcome::Refused(reason) => {
                     let Some(id) = a.window.id_of(ticket) else {

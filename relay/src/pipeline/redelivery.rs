@@ -77,7 +77,7 @@ impl Run<'_> {
                         let id = page.get(n).map_or(0, |row| row.id);
                         return Err(Failure::transient(format!("message {id}: {reason}")).suspecting(id));
                     }
-                    Outcome::Refused(reason) => errors[n] = Some(reason),
+                    Outcome::Refused(reason) | Outcome::Rejected(reason) => errors[n] = Some(reason),
                     Outcome::Placed { .. } | Outcome::Unplaced | Outcome::Duplicate => {
                         self.status.published(1);
                     }

@@ -5,15 +5,19 @@
 //! next message; it fails as a whole when it can no longer say what became of
 //! one, and is then opened anew and its broker's tail read.
 
+mod inbox;
 mod kafka;
 mod nats;
+mod stdout;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::SinkSpec;
 use crate::cursor::{Positions, Ticket};
-use crate::encode::{Encoder, Event, EventId, Identity};
+use crate::database::Pool;
+use crate::database::cursor::Cluster;
+use crate::encode::{Encoder, Event, EventId, Identity, Template};
 use crate::failure::Failure;
 
 /// What became of a message.
@@ -25,8 +29,10 @@ pub(crate) enum Outcome {
     Unplaced,
     /// The broker had it already.
     Duplicate,
-    /// Refused for good: this message, not the sink, is at fault.
+    /// Refused for good: this message, or one that was sent with it, is at fault.
     Refused(String),
+    /// Refused for good, and it is known to be this message.
+    Rejected(String),
 }
 
 /// An outcome and the message it belongs to.
@@ -36,28 +42,29 @@ pub(crate) struct Settled {
     pub(crate) outcome: Outcome,
 }
 
+/// What a sink is opened with beside its own options.
+pub(crate) struct Opening<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) max_in_flight: usize,
+    /// Under which the pipeline is owned.
+    pub(crate) epoch: i64,
+    /// Where the pipeline lives.
+    pub(crate) cluster: Cluster,
+    pub(crate) home: &'a Pool,
+}
+
 /// An open sink.
 pub(crate) enum Sink {
     Kafka(Box<kafka::KafkaSink>),
     Nats(Box<nats::NatsSink>),
-}
-
-macro_rules! each {
-    ($self:ident, $sink:ident => $call:expr) => {
-        match $self {
-            Self::Kafka($sink) => $call,
-            Self::Nats($sink) => $call,
-        }
-    };
+    Inbox(Box<inbox::InboxSink>),
+    Stdout(stdout::StdoutSink),
 }
 
 impl Sink {
-    /// Connects and makes sure that the broker answers.
-    pub(crate) async fn open(
-        spec: &SinkSpec,
-        identity: &Identity,
-        max_in_flight: usize,
-    ) -> Result<Self, Failure> {
+    /// Connects and makes sure that the other side answers.
+    pub(crate) async fn open(spec: &SinkSpec, opening: &Opening<'_>) -> Result<Self, Failure> {
+        let (identity, max_in_flight) = (opening.identity, opening.max_in_flight);
         Ok(match spec {
             SinkSpec::Kafka(spec) => Self::Kafka(Box::new(
                 kafka::KafkaSink::open(spec, identity, max_in_flight).await?,
@@ -65,6 +72,8 @@ impl Sink {
             SinkSpec::Nats(spec) => Self::Nats(Box::new(
                 nats::NatsSink::open(spec, identity, max_in_flight).await?,
             )),
+            SinkSpec::Inbox(spec) => Self::Inbox(Box::new(inbox::InboxSink::open(spec, opening).await?)),
+            SinkSpec::Stdout => Self::Stdout(stdout::StdoutSink::open(identity)),
         })
     }
 
@@ -76,18 +85,29 @@ impl Sink {
                 Encoder::new(identity, DestinationKind::Topic, s.topic.clone(), s.key.clone())
             }
             SinkSpec::Nats(s) => Encoder::new(identity, DestinationKind::Subject, s.subject.clone(), None),
+            SinkSpec::Inbox(_) | SinkSpec::Stdout => {
+                Encoder::new(identity, DestinationKind::Only, Template::default(), None)
+            }
         }
     }
 
     /// Ends of the streams that the pipeline is known to write to and for
     /// which `known` has no position yet.
     pub(crate) async fn new_positions(&mut self, known: &Positions) -> Result<Positions, Failure> {
-        each!(self, s => s.new_positions(known).await)
+        match self {
+            Self::Kafka(s) => s.new_positions(known).await,
+            Self::Nats(s) => s.new_positions(known).await,
+            Self::Inbox(s) => Ok(s.new_positions(known)),
+            Self::Stdout(_) => Ok(Positions::new()),
+        }
     }
 
     /// Whether messages may be sent to this destination: its positions are known.
     pub(crate) fn is_open(&self, destination: &str) -> bool {
-        each!(self, s => s.is_open(destination))
+        match self {
+            Self::Kafka(s) => s.is_open(destination),
+            Self::Nats(_) | Self::Inbox(_) | Self::Stdout(_) => true,
+        }
     }
 
     /// Makes a destination known; returns positions to be checkpointed first.
@@ -96,35 +116,71 @@ impl Sink {
         destination: &str,
         known: &Positions,
     ) -> Result<Positions, Failure> {
-        each!(self, s => s.open_destination(destination, known).await)
+        match self {
+            Self::Kafka(s) => s.open_destination(destination, known).await,
+            Self::Nats(_) | Self::Inbox(_) | Self::Stdout(_) => Ok(Positions::new()),
+        }
     }
 
     /// The ids of this pipeline that lie in the log from these positions on.
     pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
-        each!(self, s => s.landed(since).await)
+        match self {
+            Self::Kafka(s) => s.landed(since).await,
+            Self::Nats(s) => s.landed(since).await,
+            Self::Inbox(s) => s.landed(since).await,
+            Self::Stdout(_) => Ok(HashSet::new()),
+        }
     }
 
-    /// Hands a message to the client library. `Some` refuses it for good.
+    /// A checkpoint with these positions of the low-water mark is written:
+    /// nothing before them will be asked for.
+    pub(crate) fn checkpointed(&mut self, low_water: &Positions) {
+        if let Self::Inbox(s) = self {
+            s.checkpointed(low_water);
+        }
+    }
+
+    /// Hands a message over. `Some` refuses it for good.
     pub(crate) async fn send(
         &mut self,
         ticket: Ticket,
         event: &Event<'_>,
     ) -> Result<Option<String>, Failure> {
-        each!(self, s => s.send(ticket, event).await)
+        match self {
+            Self::Kafka(s) => return s.send(ticket, event).await,
+            Self::Nats(s) => return s.send(ticket, event).await,
+            Self::Inbox(s) => s.send(ticket, event),
+            Self::Stdout(s) => s.send(ticket, event),
+        }
+        Ok(None)
     }
 
     /// Waits until something is known and appends it.
     pub(crate) async fn settled(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {
-        each!(self, s => s.settled(out).await)
+        match self {
+            Self::Kafka(s) => s.settled(out).await,
+            Self::Nats(s) => s.settled(out).await,
+            Self::Inbox(s) => s.settled(out).await,
+            Self::Stdout(s) => s.settled(out).await,
+        }
     }
 
     /// The name of a stream by its number, as in positions.
     pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
-        each!(self, s => s.stream_name(stream))
+        match self {
+            Self::Kafka(s) => s.stream_name(stream),
+            Self::Nats(s) => s.stream_name(stream),
+            Self::Inbox(s) => s.stream_name(),
+            Self::Stdout(_) => Arc::from(""),
+        }
     }
 
     /// Drops what is still queued and closes the connections.
     pub(crate) async fn close(self) {
-        each!(self, s => s.close().await);
+        match self {
+            Self::Kafka(s) => s.close().await,
+            Self::Nats(s) => s.close().await,
+            Self::Inbox(_) | Self::Stdout(_) => {}
+        }
     }
 }

@@ -5,6 +5,7 @@
 mod consumer_group;
 mod dead_letter;
 mod inbox;
+mod inbox_feed;
 mod install;
 mod outbox;
 mod pipeline;
