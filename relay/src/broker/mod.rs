@@ -2,3 +2,4 @@
 
 pub(crate) mod kafka;
 pub(crate) mod nats;
+pub(crate) mod tls;

@@ -9,6 +9,7 @@ mod pipeline;
 mod secret;
 mod sinks;
 mod tls;
+mod webhook;
 
 pub(crate) use inbox::InboxSinkSpec;
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
@@ -16,3 +17,5 @@ pub(crate) use nats::{NatsSinkSpec, NatsSourceSpec};
 pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, ReverseSpec, Work};
 pub(crate) use secret::{Secret, SecretError, SecretRef};
 pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};
+pub(crate) use tls::TlsSpec;
+pub(crate) use webhook::{Endpoint, WebhookSinkSpec, WebhookUrl};

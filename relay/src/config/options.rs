@@ -260,6 +260,34 @@ impl Options {
         Ok(setting)
     }
 
+    /// An object whose values are texts or references.
+    pub(crate) fn settings(&mut self, key: &'static str) -> Result<Vec<(String, Setting)>, OptionError> {
+        let map = match self.take(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Object(map)) => map,
+            Some(other) => return self.kind(key, "an object", &other),
+        };
+        let mut settings = Vec::with_capacity(map.len());
+        for (name, value) in map {
+            let inner = format!("{}.{name}", self.key(key));
+            let setting: Setting = match value {
+                Value::String(text) => text
+                    .parse()
+                    .map_err(|reason| OptionError::Bad { key: inner, reason })?,
+                // Not shown: it may be a secret.
+                _ => {
+                    return Err(OptionError::Bad {
+                        key: inner,
+                        reason: "must be a text".into(),
+                    });
+                }
+            };
+            self.references.extend(setting.reference().cloned());
+            settings.push((name, setting));
+        }
+        Ok(settings)
+    }
+
     /// All references that were read so far.
     pub(crate) fn references(&self) -> Vec<SecretRef> {
         self.references.clone()

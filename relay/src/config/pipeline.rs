@@ -138,13 +138,16 @@ impl PipelineSpec {
                 // Bound to a group in SQL when the pipeline was set.
                 options.text("consumer_group")?;
                 options.one_of("encoding", &[("raw", ())])?;
-                let max_in_flight = options.number("max_in_flight", 1..=100_000)?.unwrap_or(10_000);
+                let sink = SinkSpec::read(&row.connector, &mut options)?;
+                let max_in_flight = options
+                    .number("max_in_flight", 1..=100_000)?
+                    .unwrap_or(sink.default_in_flight());
                 Work::Forward(Box::new(ForwardSpec {
                     outbox: row.store.clone(),
                     table: row.table.clone(),
                     group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
                     max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
-                    sink: SinkSpec::read(&row.connector, &mut options)?,
+                    sink,
                 }))
             }
             _ => Work::Reverse(Box::new(ReverseSpec {
@@ -285,7 +288,7 @@ mod tests {
         );
         assert_eq!(
             refusal("forward", "rabbit", json!({})),
-            "\"sink\" must be one of \"kafka\", \"nats\", \"inbox\", \"stdout\", not \"rabbit\""
+            "\"sink\" must be one of \"kafka\", \"nats\", \"inbox\", \"webhook\", \"stdout\", not \"rabbit\""
         );
     }
 
@@ -328,7 +331,7 @@ mod tests {
         assert!(options.len() > 25, "{options:?}");
         for (direction, connector, key) in options {
             let connectors = if connector == "*" {
-                vec!["kafka", "nats", "inbox", "stdout"]
+                vec!["kafka", "nats", "inbox", "webhook", "stdout"]
             } else {
                 vec![connector.as_str()]
             };
@@ -340,6 +343,7 @@ mod tests {
                     "kafka" => json!({"brokers": "b", "topic": "t"}),
                     "nats" => json!({"url": "u", "subject": "s"}),
                     "inbox" => json!({"inbox": "i"}),
+                    "webhook" => json!({"url": "https://h/"}),
                     _ => json!({}),
                 };
                 let object = config.as_object_mut().unwrap();

@@ -4,6 +4,7 @@ use super::inbox::InboxSinkSpec;
 use super::kafka::KafkaSinkSpec;
 use super::nats::{NatsSinkSpec, NatsSourceSpec};
 use super::options::{OptionError, Options};
+use super::webhook::WebhookSinkSpec;
 
 /// What is promised to a plain consumer across a relay's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(crate) enum SinkSpec {
     Kafka(Box<KafkaSinkSpec>),
     Nats(NatsSinkSpec),
     Inbox(Box<InboxSinkSpec>),
+    Webhook(Box<WebhookSinkSpec>),
     /// Lines on standard output.
     Stdout,
 }
@@ -41,15 +43,25 @@ impl SinkSpec {
             "kafka" => Self::Kafka(Box::new(KafkaSinkSpec::read(options)?)),
             "nats" => Self::Nats(NatsSinkSpec::read(options)?),
             "inbox" => Self::Inbox(Box::new(InboxSinkSpec::read(options)?)),
+            "webhook" => Self::Webhook(Box::new(WebhookSinkSpec::read(options)?)),
             "stdout" => {
                 options.one_of("delivery", &[("at-least-once", ())])?;
                 Self::Stdout
             }
             other => {
-                let allowed = "\"kafka\", \"nats\", \"inbox\", \"stdout\"";
+                let allowed = "\"kafka\", \"nats\", \"inbox\", \"webhook\", \"stdout\"";
                 return Err(not_allowed("sink", allowed, other));
             }
         })
+    }
+
+    /// Messages that may be sent and not yet acknowledged, when nothing else is
+    /// said. What a webhook has taken of them may be sent again by a new owner.
+    pub(super) fn default_in_flight(&self) -> u64 {
+        match self {
+            Self::Webhook(_) => 1_000,
+            _ => 10_000,
+        }
     }
 }
 

@@ -131,6 +131,8 @@ pub(crate) mod added {
 pub(crate) enum DestinationKind {
     Topic,
     Subject,
+    /// Path and query of a URL.
+    Url,
     /// The sink has no other place than its own.
     Only,
 }
@@ -140,6 +142,7 @@ impl DestinationKind {
         match self {
             Self::Topic => "topic",
             Self::Subject => "subject",
+            Self::Url => "url",
             Self::Only => "destination",
         }
     }
@@ -166,6 +169,14 @@ impl DestinationKind {
                     .any(|b| b <= b' ' || b == b'*' || b == b'>' || b == 0x7f) =>
             {
                 Some("a published NATS subject has no spaces, '*' or '>'")
+            }
+            Self::Url
+                if text
+                    .split('?')
+                    .next()
+                    .is_some_and(|path| path.split('/').any(|part| part == "." || part == "..")) =>
+            {
+                Some("a part \".\" or \"..\" leads to another path")
             }
             _ => None,
         }
@@ -220,13 +231,15 @@ impl Encoder {
         };
 
         self.destination_text.clear();
-        self.destination
-            .render(&source, &mut self.destination_text)
-            .map_err(|field| Rejection::MissingField {
-                what: self.kind.name(),
-                template: self.destination.text().to_owned(),
-                field,
-            })?;
+        let rendered = match self.kind {
+            DestinationKind::Url => self.destination.render_url(&source, &mut self.destination_text),
+            _ => self.destination.render(&source, &mut self.destination_text),
+        };
+        rendered.map_err(|field| Rejection::MissingField {
+            what: self.kind.name(),
+            template: self.destination.text().to_owned(),
+            field,
+        })?;
         if !self.destination.is_literal()
             && let Some(reason) = self.kind.refusal(&self.destination_text)
         {

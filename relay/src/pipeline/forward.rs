@@ -19,7 +19,7 @@ use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
 use crate::encode::{Encoder, EventId, Rejection, Row};
 use crate::failure::Failure;
-use crate::sink::{Opening, Outcome, Settled, Sink};
+use crate::sink::{News, Opening, Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
 
@@ -64,6 +64,8 @@ impl Run<'_> {
         let opening = Opening {
             identity: &identity,
             max_in_flight: self.forward.max_in_flight,
+            batch_size: self.spec.batch_size,
+            retry: self.spec.retry,
             epoch: self.epoch,
             cluster: self.shared.cluster,
             home: &self.shared.writers,
@@ -269,6 +271,7 @@ impl Run<'_> {
                 settled = a.sink.settled(&mut outcomes) => {
                     settled?;
                     heard_at = Instant::now();
+                    self.tell(a.sink.news());
                     self.settle(a, &mut outcomes).await?;
                     self.advance(a, backoff);
                 }
@@ -363,6 +366,18 @@ impl Run<'_> {
             self.status.dead_lettered(1);
         }
         Ok(())
+    }
+
+    /// Tells how a sink fares that tries again by itself.
+    pub(super) fn tell(&self, news: Option<News>) {
+        match news {
+            Some(News::Trouble(message)) => {
+                tracing::warn!(pipeline = self.spec.name, "delivery failed: {message}");
+                self.status.failed(State::Retrying, &message);
+            }
+            Some(News::Recovered) => self.status.set(State::Running),
+            None => {}
+        }
     }
 
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {

@@ -68,6 +68,7 @@ impl Run<'_> {
                         STALLED.as_secs()
                     ))
                 })??;
+            self.tell(a.sink.news());
             for one in settled.drain(..) {
                 open -= 1;
                 let n = usize::try_from(one.ticket).unwrap_or(usize::MAX);

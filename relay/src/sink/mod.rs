@@ -9,11 +9,13 @@ mod inbox;
 mod kafka;
 mod nats;
 mod stdout;
+mod suspects;
+mod webhook;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::SinkSpec;
+use crate::config::{Retry, SinkSpec, WebhookUrl};
 use crate::cursor::{Positions, Ticket};
 use crate::database::Pool;
 use crate::database::cursor::Cluster;
@@ -42,10 +44,20 @@ pub(crate) struct Settled {
     pub(crate) outcome: Outcome,
 }
 
+/// How a sink fares that tries again by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Something is put off, and why.
+    Trouble(String),
+    Recovered,
+}
+
 /// What a sink is opened with beside its own options.
 pub(crate) struct Opening<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) max_in_flight: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) retry: Retry,
     /// Under which the pipeline is owned.
     pub(crate) epoch: i64,
     /// Where the pipeline lives.
@@ -58,6 +70,7 @@ pub(crate) enum Sink {
     Kafka(Box<kafka::KafkaSink>),
     Nats(Box<nats::NatsSink>),
     Inbox(Box<inbox::InboxSink>),
+    Webhook(Box<webhook::WebhookSink>),
     Stdout(stdout::StdoutSink),
 }
 
@@ -73,6 +86,7 @@ impl Sink {
                 nats::NatsSink::open(spec, identity, max_in_flight).await?,
             )),
             SinkSpec::Inbox(spec) => Self::Inbox(Box::new(inbox::InboxSink::open(spec, opening).await?)),
+            SinkSpec::Webhook(spec) => Self::Webhook(Box::new(webhook::WebhookSink::open(spec, opening)?)),
             SinkSpec::Stdout => Self::Stdout(stdout::StdoutSink::open(identity)),
         })
     }
@@ -85,6 +99,13 @@ impl Sink {
                 Encoder::new(identity, DestinationKind::Topic, s.topic.clone(), s.key.clone())
             }
             SinkSpec::Nats(s) => Encoder::new(identity, DestinationKind::Subject, s.subject.clone(), None),
+            SinkSpec::Webhook(s) => {
+                let (kind, target) = match &s.url {
+                    WebhookUrl::Plain(endpoint) => (DestinationKind::Url, endpoint.target.clone()),
+                    WebhookUrl::Secret(_) => (DestinationKind::Only, Template::default()),
+                };
+                Encoder::new(identity, kind, target, s.key.clone())
+            }
             SinkSpec::Inbox(_) | SinkSpec::Stdout => {
                 Encoder::new(identity, DestinationKind::Only, Template::default(), None)
             }
@@ -98,7 +119,7 @@ impl Sink {
             Self::Kafka(s) => s.new_positions(known).await,
             Self::Nats(s) => s.new_positions(known).await,
             Self::Inbox(s) => Ok(s.new_positions(known)),
-            Self::Stdout(_) => Ok(Positions::new()),
+            Self::Webhook(_) | Self::Stdout(_) => Ok(Positions::new()),
         }
     }
 
@@ -106,7 +127,7 @@ impl Sink {
     pub(crate) fn is_open(&self, destination: &str) -> bool {
         match self {
             Self::Kafka(s) => s.is_open(destination),
-            Self::Nats(_) | Self::Inbox(_) | Self::Stdout(_) => true,
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => true,
         }
     }
 
@@ -118,7 +139,7 @@ impl Sink {
     ) -> Result<Positions, Failure> {
         match self {
             Self::Kafka(s) => s.open_destination(destination, known).await,
-            Self::Nats(_) | Self::Inbox(_) | Self::Stdout(_) => Ok(Positions::new()),
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => Ok(Positions::new()),
         }
     }
 
@@ -128,7 +149,7 @@ impl Sink {
             Self::Kafka(s) => s.landed(since).await,
             Self::Nats(s) => s.landed(since).await,
             Self::Inbox(s) => s.landed(since).await,
-            Self::Stdout(_) => Ok(HashSet::new()),
+            Self::Webhook(_) | Self::Stdout(_) => Ok(HashSet::new()),
         }
     }
 
@@ -150,18 +171,29 @@ impl Sink {
             Self::Kafka(s) => return s.send(ticket, event).await,
             Self::Nats(s) => return s.send(ticket, event).await,
             Self::Inbox(s) => s.send(ticket, event),
+            Self::Webhook(s) => return Ok(s.send(ticket, event)),
             Self::Stdout(s) => s.send(ticket, event),
         }
         Ok(None)
     }
 
-    /// Waits until something is known and appends it.
+    /// Waits until something is known and appends it; returns without anything
+    /// to say that there is nothing yet, and that this is in order.
     pub(crate) async fn settled(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {
         match self {
             Self::Kafka(s) => s.settled(out).await,
             Self::Nats(s) => s.settled(out).await,
             Self::Inbox(s) => s.settled(out).await,
+            Self::Webhook(s) => s.settled(out).await,
             Self::Stdout(s) => s.settled(out).await,
+        }
+    }
+
+    /// How a sink fares that tries again by itself, when that changed.
+    pub(crate) fn news(&mut self) -> Option<News> {
+        match self {
+            Self::Webhook(s) => s.news(),
+            _ => None,
         }
     }
 
@@ -171,7 +203,7 @@ impl Sink {
             Self::Kafka(s) => s.stream_name(stream),
             Self::Nats(s) => s.stream_name(stream),
             Self::Inbox(s) => s.stream_name(),
-            Self::Stdout(_) => Arc::from(""),
+            Self::Webhook(_) | Self::Stdout(_) => Arc::from(""),
         }
     }
 
@@ -180,7 +212,7 @@ impl Sink {
         match self {
             Self::Kafka(s) => s.close().await,
             Self::Nats(s) => s.close().await,
-            Self::Inbox(_) | Self::Stdout(_) => {}
+            Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => {}
         }
     }
 }

@@ -19,6 +19,7 @@ use futures::{FutureExt, StreamExt};
 use tokio_postgres::{Error, Statement};
 
 use self::errors::{explain, is_out_of_turn, is_refusal};
+use super::suspects::Suspects;
 use super::{Opening, Outcome, Settled};
 use crate::config::InboxSinkSpec;
 use crate::cursor::{Positions, Ticket};
@@ -68,10 +69,8 @@ pub(crate) struct InboxSink {
     halted: bool,
     /// To be sent again, in their order.
     returned: Vec<Entry>,
-    /// Of the first of `waiting`, so many contain one that is refused.
-    suspects: usize,
-    /// Rows of the next batch, while there are suspects.
-    narrow: usize,
+    /// Among the first of `waiting`.
+    suspects: Suspects,
     /// What the feed stands at when all that is under way is stored.
     sent_seq: i64,
     stored_seq: i64,
@@ -148,8 +147,7 @@ impl InboxSink {
             under_way: FuturesOrdered::new(),
             halted: false,
             returned: Vec::new(),
-            suspects: 0,
-            narrow: 0,
+            suspects: Suspects::default(),
             forget_below: 0,
             settled: Vec::new(),
         })
@@ -238,13 +236,9 @@ impl InboxSink {
 
     /// Sends batches as far as there is room.
     fn flush(&mut self) {
-        let most = if self.suspects > 0 { 1 } else { IN_FLIGHT };
+        let most = if self.suspects.any() { 1 } else { IN_FLIGHT };
         while !self.halted && self.under_way.len() < most && !self.waiting.is_empty() {
-            let rows = if self.suspects > 0 {
-                self.narrow
-            } else {
-                BATCH_ROWS
-            };
+            let rows = self.suspects.limit(BATCH_ROWS);
             let mut batch = Vec::with_capacity(rows.min(self.waiting.len()));
             let mut bytes = 0;
             while batch.len() < rows
@@ -352,13 +346,7 @@ impl InboxSink {
             });
         }
         self.stored_seq += i64::try_from(batch.len()).unwrap_or(i64::MAX);
-        self.cleared(batch.len());
-    }
-
-    /// So many suspects are no longer any.
-    fn cleared(&mut self, count: usize) {
-        self.suspects = self.suspects.saturating_sub(count);
-        self.narrow = self.suspects;
+        self.suspects.cleared(batch.len());
     }
 
     /// Halves a batch that is refused; of one message it is known which.
@@ -370,12 +358,10 @@ impl InboxSink {
                 ticket: entry.ticket,
                 outcome: Outcome::Rejected(reason),
             });
-            self.cleared(1);
+            self.suspects.cleared(1);
             return;
         }
-        // A batch of suspects may be refused by another one behind the halves.
-        self.suspects = self.suspects.max(batch.len());
-        self.narrow = batch.len().div_ceil(2);
+        self.suspects.refused(batch.len());
         self.returned.extend(batch);
     }
 

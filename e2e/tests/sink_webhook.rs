@@ -1,0 +1,547 @@
+//! Webhooks: what a receiver gets, and what becomes of what it answers.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pg_tide_e2e::{
+    Answer, Bed, Database, Received, Receiver, Relay, SecretFiles, assert_each_once, assert_in_order,
+    await_condition, numbers,
+};
+
+const SOON: Duration = Duration::from_secs(15);
+const A_WHILE: Duration = Duration::from_mins(1);
+
+/// A database with the outbox `events`, and a receiver.
+async fn scene(stem: &str) -> (Database, Receiver) {
+    let db = Database::fresh(&Bed::from_env().postgres, stem).await;
+    db.create_outboxes(&["events"]).await;
+    (db, Receiver::start().await)
+}
+
+/// The pipeline `p` from the outbox to the receiver.
+async fn to_webhook(db: &Database, receiver: &Receiver, path: &str, more: &str) {
+    let url = format!("http://{}{path}", receiver.address());
+    to_url(
+        db,
+        "p",
+        &url,
+        &format!(r#"{{"allow_private": true, "retry": {{"initial": 20, "max": 200}}}}' || '{more}"#),
+    )
+    .await;
+}
+
+async fn to_url(db: &Database, pipeline: &str, url: &str, more: &str) {
+    db.run(&format!(
+        "SELECT tide.relay_set_outbox('{pipeline}', 'events', 'webhook', jsonb_build_object('url', '{url}') || '{more}', p_batch_size := 50)"
+    ))
+    .await;
+}
+
+fn values(requests: &[Received]) -> Vec<i64> {
+    numbers(requests.iter().map(|r| r.body.as_str()))
+}
+
+/// The numbers that were accepted, in their order.
+fn in_batches(requests: &[Received]) -> Vec<i64> {
+    requests
+        .iter()
+        .flat_map(|r| serde_json::from_str::<Vec<serde_json::Value>>(&r.body).unwrap())
+        .map(|message| message["payload"]["n"].as_i64().unwrap())
+        .collect()
+}
+
+async fn await_count(receiver: &Receiver, count: usize) {
+    await_condition(A_WHILE, &format!("{count} requests"), async || {
+        (receiver.count() >= count).then_some(())
+    })
+    .await;
+}
+
+async fn last_error(db: &Database, part: &str) -> String {
+    let error = "SELECT coalesce(last_error, '') FROM tide.relay_pipeline_status WHERE pipeline = 'p'";
+    let mut last = String::new();
+    let come = pg_tide_e2e::answer(SOON, async || {
+        last = db.text(error).await;
+        last.contains(part).then_some(())
+    })
+    .await;
+    assert!(come.is_some(), "wanted: {part}\ngot: {last}");
+    last
+}
+
+/// Signatures as Python's standard library makes them.
+fn signature_by_python(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
+    let program = "import base64, hashlib, hmac, sys\n\
+                   secret, id, timestamp, body = sys.argv[1:]\n\
+                   key = base64.b64decode(secret.removeprefix('whsec_')) if secret.startswith('whsec_') else secret.encode()\n\
+                   signed = hmac.new(key, f'{id}.{timestamp}.{body}'.encode(), hashlib.sha256)\n\
+                   print('v1,' + base64.b64encode(signed.digest()).decode())";
+    let output = Command::new("python3")
+        .args(["-c", program, secret, id, timestamp, body])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_a_signed_request_with_its_payload_as_it_was_published() {
+    let (db, receiver) = scene("webhook_signed").await;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let secrets = SecretFiles::mount(&[("signing", secret), ("authorization", "Bearer Sesame-31")]);
+    let more = format!(
+        r#"{{"signing_secret": "{}", "headers": {{"Authorization": "{}", "X-Source": "shop"}}}}"#,
+        secrets.reference("signing"),
+        secrets.reference("authorization")
+    );
+    to_webhook(&db, &receiver, "/in/{headers.kind}?id={payload.n}", &more).await;
+    let relay = Relay::start(&db).await;
+    db.run(
+        "SELECT tide.outbox_publish('events', '{\"n\": 1, \"price\": 42.00, \"text\": \"ä\"}', '{\"kind\": \"a/b\", \"event_type\": \"order ü\"}');
+         SELECT tide.outbox_publish('events', '{\"n\": 2}', '{\"kind\": \"x\"}')",
+    )
+    .await;
+    db.await_delivered(SOON).await;
+    let got = receiver.received();
+    assert_eq!(got.len(), 2);
+    let first = &got[0];
+    assert_eq!(first.body, r#"{"n": 1, "text": "ä", "price": 42.00}"#);
+    assert_eq!(
+        (first.method.as_str(), first.target.as_str()),
+        ("POST", "/in/a%2Fb?id=1")
+    );
+    let id = db
+        .text("SELECT 'events:' || id || ':' || (extract(epoch FROM created_at) * 1000000)::bigint FROM tide.events_outbox ORDER BY id LIMIT 1")
+        .await;
+    for name in ["webhook-id", "idempotency-key", "tide-id"] {
+        assert_eq!(first.header(name), id);
+    }
+    for (name, value) in [
+        ("tide-outbox", "events"),
+        ("tide-pipeline", "p"),
+        ("tide-header-event-type", "order %C3%BC"),
+        ("authorization", "Bearer Sesame-31"),
+        ("x-source", "shop"),
+        ("content-type", "application/json"),
+        ("host", &receiver.address().to_string()),
+    ] {
+        assert_eq!(first.header(name), value);
+    }
+    for request in &got {
+        let (id, timestamp) = (request.header("webhook-id"), request.header("webhook-timestamp"));
+        let by_python = signature_by_python(secret, id, timestamp, &request.body);
+        assert_eq!(request.header("webhook-signature"), by_python);
+    }
+    assert_eq!(got[0].connection, got[1].connection, "one connection for all");
+
+    // Another key, beside the old one until every receiver has it.
+    secrets.replace(&[
+        ("signing", &format!("{secret}\nplain-key")),
+        ("authorization", "Bearer Sesame-32"),
+    ]);
+    relay.await_log(SOON, &["its secrets changed"]).await;
+    db.run("SELECT tide.outbox_publish('events', '{\"n\": 3}', '{\"kind\": \"x\"}')")
+        .await;
+    await_count(&receiver, 3).await;
+    let third = &receiver.received()[2];
+    assert_eq!(third.header("authorization"), "Bearer Sesame-32");
+    let signed = |key: &str| {
+        signature_by_python(
+            key,
+            third.header("webhook-id"),
+            third.header("webhook-timestamp"),
+            &third.body,
+        )
+    };
+    assert_eq!(
+        third.header("webhook-signature"),
+        format!("{} {}", signed(secret), signed("plain-key"))
+    );
+    for secret in ["Sesame", "MfKQ9r8", "plain-key"] {
+        assert!(!relay.log().contains(secret));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_everything_is_sent_in_order_one_after_the_other() {
+    let (db, receiver) = scene("webhook_order").await;
+    to_webhook(&db, &receiver, "/", "{}").await;
+    // Every seventh has to come again, every second slowly.
+    let mut seen = BTreeSet::new();
+    receiver.answer(move |r| {
+        let n = values(std::slice::from_ref(r))[0];
+        if n % 7 == 0 && seen.insert(n) {
+            return Answer::status(503);
+        }
+        Answer::status(200).after(Duration::from_millis(u64::try_from(n % 2).unwrap()))
+    });
+    let _relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 1_000, 10).await;
+    db.await_delivered(A_WHILE).await;
+    let mut got = values(&receiver.received());
+    assert_eq!(receiver.most_at_once(), 1);
+    // A repetition comes before anything else.
+    got.dedup();
+    assert_eq!(got, (1..=1_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_keys_keep_their_order_and_a_failing_one_does_not_stop_the_others() {
+    let (db, receiver) = scene("webhook_keys").await;
+    to_webhook(
+        &db,
+        &receiver,
+        "/",
+        r#"{"key": "{payload.customer}", "concurrency": 4}"#,
+    )
+    .await;
+    let (give_up, blocked) = (
+        Instant::now() + Duration::from_secs(20),
+        std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)),
+    );
+    let switch = std::sync::Arc::clone(&blocked);
+    receiver.answer(move |r| {
+        let stuck = r.body.contains("\"customer\": 3,") || r.body.contains("\"customer\": 3}");
+        if stuck && switch.load(std::sync::atomic::Ordering::Relaxed) && Instant::now() < give_up {
+            Answer::status(500).body("not now")
+        } else {
+            Answer::status(200).after(Duration::from_millis(2))
+        }
+    });
+    let relay = Relay::start(&db).await;
+    db.run(
+        "SELECT tide.outbox_publish('events', jsonb_build_object('n', n, 'customer', n % 20))
+           FROM generate_series(1, 600) n",
+    )
+    .await;
+    let customer = |r: &Received| {
+        serde_json::from_str::<serde_json::Value>(&r.body).unwrap()["customer"]
+            .as_i64()
+            .unwrap()
+    };
+    // The lanes of others are done although one message is stuck, and nothing
+    // but that one is sent again.
+    await_condition(SOON, "other customers are served", async || {
+        let served: BTreeSet<i64> = receiver.received().iter().map(&customer).collect();
+        (served.len() >= 14 && receiver.count() > 300).then_some(())
+    })
+    .await;
+    let error = last_error(&db, "500 Internal Server Error: not now").await;
+    assert!(error.starts_with("webhook http://127.0.0.1:"), "{error}");
+    relay.await_healthy(SOON, "p", 0).await;
+    blocked.store(false, std::sync::atomic::Ordering::Relaxed);
+    db.await_delivered(A_WHILE).await;
+    relay.await_healthy(SOON, "p", 1).await;
+    let mut by_customer = BTreeMap::<i64, Vec<i64>>::new();
+    for request in receiver.received() {
+        let of_one = by_customer.entry(customer(&request)).or_default();
+        of_one.extend(values(std::slice::from_ref(&request)));
+    }
+    for (customer, mut got) in by_customer {
+        let count = got.len();
+        got.dedup();
+        assert_in_order(&got);
+        assert_eq!(got.len(), 30);
+        assert!(customer == 3 || count == 30, "customer {customer}: {count}");
+    }
+    assert!(
+        (2..=4).contains(&receiver.most_at_once()),
+        "{}",
+        receiver.most_at_once()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_an_array_and_the_message_at_fault_is_found_in_it() {
+    let (db, receiver) = scene("webhook_batch").await;
+    to_webhook(&db, &receiver, "/", r#"{"mode": "batch", "max_bytes": 8000}"#).await;
+    receiver.answer(|r| {
+        let got = in_batches(std::slice::from_ref(r));
+        if got.iter().any(|n| [17, 250].contains(n)) {
+            Answer::status(422).body("seventeen\nis not taken")
+        } else {
+            Answer::status(200).after(Duration::from_millis(5))
+        }
+    });
+    db.publish_numbers("events", 1, 400, 100).await;
+    let _relay = Relay::start(&db).await;
+    db.await_delivered(A_WHILE).await;
+    let requests = receiver.received();
+    let sizes: Vec<usize> = requests
+        .iter()
+        .map(|r| in_batches(std::slice::from_ref(r)).len())
+        .collect();
+    assert!(
+        sizes.iter().all(|s| *s <= 50) && sizes.iter().any(|s| *s > 10),
+        "{sizes:?}"
+    );
+    assert!(requests.iter().all(|r| r.body.len() <= 8_000));
+    let taken: Vec<Received> = requests
+        .iter()
+        .filter(|r| {
+            !in_batches(std::slice::from_ref(r))
+                .iter()
+                .any(|n| [17, 250].contains(n))
+        })
+        .cloned()
+        .collect();
+    let got = in_batches(&taken);
+    assert_each_once(&got, (1..=400).filter(|n| ![17, 250].contains(n)));
+    assert_in_order(&got);
+    let dead = "SELECT payload ->> 'n', error FROM tide.dead_letter ORDER BY dlq_id LIMIT 1";
+    assert_eq!(
+        db.text(dead).await,
+        format!(
+            "17|webhook http://{}: the receiver refuses it: 422 Unprocessable Entity: seventeen is not taken",
+            receiver.address()
+        )
+    );
+    assert_eq!(db.text("SELECT count(*) FROM tide.dead_letter").await, "2");
+    let first: serde_json::Value = serde_json::from_str(&taken[0].body).unwrap();
+    assert_eq!(first[0]["headers"]["event_type"], "number");
+    assert!(first[0]["tide-id"].as_str().unwrap().starts_with("events:1:"));
+    assert!(taken[0].header("webhook-id").starts_with("batch-"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_message_is_dead_lettered_and_can_be_retried() {
+    let (db, receiver) = scene("webhook_refused").await;
+    to_webhook(&db, &receiver, "/", "{}").await;
+    receiver.answer(|r| match values(std::slice::from_ref(r))[0] {
+        2 => Answer::status(400).body("no amount"),
+        3 => Answer::status(413),
+        _ => Answer::status(202),
+    });
+    let relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 5, 1).await;
+    db.await_delivered(SOON).await;
+    assert_eq!(values(&receiver.received()), [1, 2, 3, 4, 5]);
+    let dead = "SELECT string_agg((payload ->> 'n') || ' ' || substr(error, strpos(error, 'the receiver')), ', ' ORDER BY dlq_id) FROM tide.dead_letter";
+    assert_eq!(
+        db.text(dead).await,
+        "2 the receiver refuses it: 400 Bad Request: no amount, 3 the receiver refuses it: 413 Payload Too Large"
+    );
+    relay.await_healthy(SOON, "p", 1).await;
+    receiver.answer(|_| Answer::status(200));
+    db.run("SELECT tide.relay_dlq_retry_all('p')").await;
+    await_count(&receiver, 7).await;
+    let again = receiver.received();
+    assert_eq!(values(&again[5..]), [2, 3]);
+    // Another id, so that the receiver does not take it for the refused one.
+    let redelivery = again[5].header("tide-redelivery");
+    assert_eq!(
+        again[5].header("webhook-id"),
+        format!("{}/{redelivery}", again[1].header("webhook-id"))
+    );
+    db.await_text(SOON, "SELECT count(*) FROM tide.relay_dlq_list('p')", "0")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_is_kept_and_everything_that_may_pass_is_waited_for() {
+    let (db, receiver) = scene("webhook_wait").await;
+    to_webhook(&db, &receiver, "/", r#"{"timeout": "700ms"}"#).await;
+    let mut answers = vec![
+        Answer::status(429).header("retry-after", "2").body("slowly"),
+        Answer::status(308).header("location", "https://elsewhere.example/in"),
+        Answer::status(401).body("who are you"),
+        Answer::status(404),
+        Answer::status(410),
+        Answer::status(500),
+        Answer::status(200).after(Duration::from_secs(5)),
+    ]
+    .into_iter();
+    receiver.answer(move |_| answers.next().unwrap_or(Answer::status(200)));
+    let relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 3, 3).await;
+    db.await_delivered(SOON).await;
+    let requests = receiver.received();
+    assert_eq!(values(&requests), [1, 1, 1, 1, 1, 1, 1, 1, 2, 3]);
+    let ids: BTreeSet<&str> = requests.iter().map(|r| r.header("webhook-id")).collect();
+    assert_eq!(ids.len(), 3, "the same id at each try");
+    let waited = requests[1].at - requests[0].at;
+    assert!(waited >= Duration::from_millis(1_950), "{waited:?}");
+    let log = relay.log();
+    for said in [
+        "answers 429 Too Many Requests: slowly",
+        "answers 308 Permanent Redirect and points to https://elsewhere.example/in; redirects are never followed",
+        "does not let us in: it answers 401 Unauthorized: who are you; check",
+        "has nothing at \\\"url\\\": it answers 404 Not Found; change the url",
+        "has nothing at \\\"url\\\": it answers 410 Gone; change the url",
+        "answers 500 Internal Server Error",
+        "no answer within 700 ms",
+    ] {
+        let plain = said.replace("\\\"", "\"");
+        assert!(log.contains(said) || log.contains(&plain), "{said}\n{log}");
+    }
+    assert_eq!(db.text("SELECT count(*) FROM tide.dead_letter").await, "0");
+    db.await_text(SOON, "SELECT state FROM tide.relay_pipeline_status", "running")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_comes_late_goes_away_and_closes_connections_gets_everything() {
+    let (db, receiver) = scene("webhook_away").await;
+    to_webhook(&db, &receiver, "/", "{}").await;
+    let address = receiver.address();
+    drop(receiver);
+    let relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 5, 1).await;
+    last_error(&db, &format!("cannot connect to {address}")).await;
+    let receiver = Receiver::start_at(&address.to_string()).await;
+    db.await_delivered(SOON).await;
+    assert_eq!(values(&receiver.received()), [1, 2, 3, 4, 5]);
+    relay.await_healthy(SOON, "p", 1).await;
+    // It ends every connection after one request.
+    receiver.answer(|_| Answer::status(200).header("connection", "close"));
+    db.publish_numbers("events", 6, 100, 5).await;
+    db.await_delivered(SOON).await;
+    assert_eq!(values(&receiver.received()), (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_addresses_are_refused_however_they_are_written() {
+    let (db, receiver) = scene("webhook_private").await;
+    db.publish_numbers("events", 1, 2, 1).await;
+    let port = receiver.address().port();
+    let _relay = Relay::start(&db).await;
+    for (host, said) in [
+        ("127.0.0.1", "127.0.0.1, a loopback address"),
+        ("localhost", "a loopback address"),
+        ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1, a loopback address"),
+        ("[::1]", "::1, a loopback address"),
+        ("169.254.169.254", "169.254.169.254, a link-local address"),
+        ("10.0.0.7", "10.0.0.7, a private address"),
+        ("0.0.0.0", "0.0.0.0, an unspecified address"),
+        // Other ways to write 127.0.0.1 that resolvers take.
+        ("2130706433", "a loopback address"),
+        ("127.1", "a loopback address"),
+    ] {
+        to_url(
+            &db,
+            "p",
+            &format!("http://{host}:{port}/"),
+            r#"{"retry": {"max": 100}}"#,
+        )
+        .await;
+        let error = last_error(&db, said).await;
+        assert!(error.contains("set \"allow_private\" to true"), "{host}: {error}");
+    }
+    assert_eq!(receiver.count(), 0);
+    to_webhook(&db, &receiver, "/", "{}").await;
+    db.await_delivered(SOON).await;
+    assert_eq!(values(&receiver.received()), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_checked_and_what_is_wrong_with_it_is_said() {
+    use pg_tide_e2e::certs::Authority;
+    let (db, _) = scene("webhook_tls").await;
+    let folder = std::env::temp_dir().join(pg_tide_e2e::unique("webhook-tls"));
+    let (authority, other) = (Authority::new(&folder, "ca"), Authority::new(&folder, "other"));
+    let server = authority.issue("server", &["localhost"]);
+    let client = authority.issue("client", &[]);
+    let receiver = Receiver::start_tls(&server, Some(&authority)).await;
+    let port = receiver.address().port();
+    let reference = |path: &std::path::Path| format!("${{file:{}}}", path.display());
+    let with = |ca: &std::path::Path, identity: bool| {
+        let mut more = format!(
+            r#"{{"allow_private": true, "retry": {{"max": 200}}, "tls_ca": "{}""#,
+            reference(ca)
+        );
+        if identity {
+            let (cert, key) = (reference(&client.cert), reference(&client.key));
+            more += &format!(r#", "tls_cert": "{cert}", "tls_key": "{key}""#);
+        }
+        more + "}"
+    };
+    db.publish_numbers("events", 1, 10, 1).await;
+    let relay = Relay::start(&db).await;
+    let url = format!("https://localhost:{port}/in");
+    to_url(&db, "p", &url, &with(&other.ca, true)).await;
+    last_error(&db, "not signed by the authority in \"tls_ca\" (wrong CA)").await;
+    to_url(
+        &db,
+        "p",
+        &url.replace("localhost", "127.0.0.1"),
+        &with(&authority.ca, true),
+    )
+    .await;
+    last_error(
+        &db,
+        "is not for the host name \"127.0.0.1\" (wrong host name); it is for: localhost",
+    )
+    .await;
+    to_url(&db, "p", &url, &with(&authority.ca, false)).await;
+    last_error(
+        &db,
+        "demands a client certificate; set \"tls_cert\" and \"tls_key\"",
+    )
+    .await;
+    to_url(&db, "p", &url, r#"{"allow_private": true}"#).await;
+    last_error(&db, "no authority that the system trusts; set \"tls_ca\"").await;
+    let plain = Receiver::start().await;
+    let not_tls = format!("https://localhost:{}/in", plain.address().port());
+    to_url(&db, "p", &not_tls, &with(&authority.ca, true)).await;
+    last_error(&db, "does not speak TLS").await;
+    assert_eq!((receiver.count(), plain.count()), (0, 0));
+
+    // The whole URL may be a secret.
+    let secrets = SecretFiles::mount(&[("url", &format!("{url}/hunter2"))]);
+    to_url(&db, "p", &secrets.reference("url"), &with(&authority.ca, true)).await;
+    db.await_delivered(SOON).await;
+    let got = receiver.received();
+    assert_eq!(values(&got), (1..=10).collect::<Vec<_>>());
+    assert_eq!(got[0].target, "/in/hunter2");
+    receiver.answer(|_| Answer::status(302).header("location", "https://localhost/in/hunter2/"));
+    db.publish_number("events", 11).await;
+    last_error(&db, "302 Found and points elsewhere").await;
+    assert!(!relay.log().contains("hunter2"));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// At least once: after a kill, what was under way comes again, with its id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_relay_loses_nothing_and_repeats_no_more_than_was_in_flight() {
+    let (db, receiver) = scene("webhook_killed").await;
+    to_webhook(
+        &db,
+        &receiver,
+        "/",
+        r#"{"key": "{id}", "concurrency": 8, "max_in_flight": 40}"#,
+    )
+    .await;
+    receiver.answer(|_| Answer::status(200).after(Duration::from_millis(3)));
+    let mut relays = [Relay::start(&db).await, Relay::start(&db).await];
+    db.publish_numbers("events", 1, 4_000, 100).await;
+    for round in 1..=3 {
+        await_count(&receiver, round * 800).await;
+        let owner = db
+            .text(
+                "SELECT m.pid FROM tide.relay_pipeline_status s JOIN tide.relay_member m ON m.name = s.owner",
+            )
+            .await;
+        if let Some(n) = relays.iter().position(|r| r.pid().to_string() == owner) {
+            relays[n].kill();
+            relays[n] = Relay::start(&db).await;
+        }
+    }
+    db.await_delivered(A_WHILE).await;
+    let requests = receiver.received();
+    let mut by_id = BTreeMap::<&str, BTreeSet<i64>>::new();
+    for request in &requests {
+        by_id
+            .entry(request.header("webhook-id"))
+            .or_default()
+            .extend(values(std::slice::from_ref(request)));
+    }
+    assert!(by_id.values().all(|of_one| of_one.len() == 1));
+    let once: Vec<i64> = by_id.into_values().flatten().collect();
+    assert_each_once(&once, 1..=4_000);
+    let repeated = requests.len() - once.len();
+    // Delivered and not yet checkpointed, beside what was in flight.
+    assert!(repeated <= 3 * (40 + 400), "{repeated}");
+}
