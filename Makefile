@@ -4,7 +4,7 @@ export TIDE_CACHE ?= $(HOME)/.cache/pg-tide
 export CARGO_TARGET_DIR ?= $(TIDE_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo bench generate
+.PHONY: help setup build lint test test-full demo bench generate
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ lint: setup ## Formatting, clippy with warnings denied, licences and sources of 
 
 test: setup ## Set everything up and run every test
 	@e2e/test
+
+test-full: test ## The tests, and the most telling of them on PostgreSQL 14 to 17
+	@e2e/test-versions
 
 demo: build ## Walk the tutorial on real servers and print what happens
 	@PG_TIDE=$(CARGO_TARGET_DIR)/debug/pg-tide e2e/demo

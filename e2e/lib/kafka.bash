@@ -1,20 +1,32 @@
 # Kafka of a bed: one process that is broker and controller (KRaft).
+# TIDE_BED_KAFKA_LISTENERS (NAME://127.0.0.1:PORT, several by commas) are further listeners, advertised as localhost;
+# TIDE_BED_KAFKA_PROPERTIES is a file of further properties, TIDE_BED_KAFKA_JAVA further options of java. A bed keeps
+# what its first start was given.
 kafka_start() {
-  local home=$state/kafka
+  local home=$state/kafka more advertised java=()
   if [ ! -d "$home/data" ]; then
     rm -rf "$home/data.new"
     cp -r "$kafka_home/formatted" "$home/data.new"
     mv "$home/data.new" "$home/data"
   fi
+  if [ ! -f "$home/more.properties" ]; then
+    cat "${TIDE_BED_KAFKA_PROPERTIES:-/dev/null}" >"$home/more.properties"
+    echo "${TIDE_BED_KAFKA_LISTENERS:-}" >"$home/more.listeners"
+    echo "${TIDE_BED_KAFKA_JAVA:-}" >"$home/more.java"
+  fi
+  more=$(<"$home/more.listeners")
+  more=${more:+,$more}
+  advertised=${more//127.0.0.1/localhost}
+  read -ra java <"$home/more.java" || true
   cat >"$home/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
-advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT
+listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT$more
+advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT$advertised
 log.dirs=$home/data
-auto.create.topics.enable=true
+auto.create.topics.enable=${TIDE_BED_KAFKA_AUTO_CREATE:-true}
 num.partitions=1
 default.replication.factor=1
 offsets.topic.replication.factor=1
@@ -30,11 +42,12 @@ broker.heartbeat.interval.ms=500
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.num.partitions=4
+$(<"$home/more.properties")
 PROPERTIES
   launch kafka java -server -Xms256m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true \
     -Dorg.slf4j.simpleLogger.defaultLogLevel=info -Dorg.slf4j.simpleLogger.showDateTime=true \
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS" \
-    -cp "$kafka_home/lib/*" kafka.Kafka "$home/server.properties"
+    "${java[@]}" -cp "$kafka_home/lib/*" kafka.Kafka "$home/server.properties"
 }
 
 # Asks for the cluster's metadata (request 3, version 1, no topics) without the two seconds that a Java tool takes.

@@ -9,7 +9,33 @@ postgres_start() {
     mv "$fresh" "$data"                       # so what is called data is whole
   fi
   rm -f "$data/postmaster.pid"                # kill_server made sure that nobody is left; the pid may be another's now
+  postgres_access "$data" || complain postgres "cannot be given its certificates or pg_hba.conf" || return 1
   launch postgres "${as_postgres[@]}" "$postgres_bin/postgres" -D "$data" -c "port=$POSTGRES_PORT"
+}
+
+# Certificates and pg_hba.conf as the settings say, at every start; without settings as they were.
+postgres_access() {
+  local data=$1 from=${TIDE_BED_POSTGRES_TLS:-} name
+  if [ -n "$from" ]; then
+    for name in server.crt server.key ca.crt; do
+      # The server refuses a key that others can read.
+      install_for_postgres 600 "$from/$name" "$data/$name" || return 1
+    done
+    cat >"$data/tls.conf" <<'CONF' || return 1
+ssl = on
+ssl_cert_file = 'server.crt'
+ssl_key_file = 'server.key'
+ssl_ca_file = 'ca.crt'
+CONF
+    grep -q tls.conf "$data/postgresql.conf" || echo "include_if_exists = 'tls.conf'" >>"$data/postgresql.conf"
+  fi
+  [ -z "${TIDE_BED_POSTGRES_HBA:-}" ] || install_for_postgres 600 "$TIDE_BED_POSTGRES_HBA" "$data/pg_hba.conf"
+}
+
+install_for_postgres() {
+  local owner=()
+  [ ${#as_postgres[@]} = 0 ] || owner=(-o postgres -g postgres)
+  install -m "$1" "${owner[@]}" "$2" "$3"
 }
 
 init_database() {
@@ -30,8 +56,9 @@ max_wal_size = 4GB
 wal_level = replica
 fsync = on
 log_line_prefix = '%m [%p] %q%u@%d %a '
-extension_control_path = '\$system:$state/extension-root'
 CONF
+  [ "$postgres_major" -lt 18 ] ||
+    echo "extension_control_path = '\$system:$state/extension-root'" >>"$1/postgresql.conf" || return 1
   # Single-user mode: one statement a line, without a server.
   "${as_postgres[@]}" "$postgres_bin/postgres" --single -D "$1" postgres <<'SQL'
 ALTER ROLE postgres PASSWORD 'postgres'
@@ -43,7 +70,7 @@ SQL
 postgres_url() { echo "postgres://$1:$1@127.0.0.1:$POSTGRES_PORT/$2"; }
 
 postgres_ready() {
-  PGCONNECT_TIMEOUT=2 "$postgres_bin/psql" -XqAt -c 'select' "$(postgres_url tide tide)" >/dev/null 2>&1
+  PGCONNECT_TIMEOUT=2 "$postgres_tools/psql" -XqAt -c 'select' "$(postgres_url tide tide)" >/dev/null 2>&1
 }
 
 # Each of PostgreSQL's processes works in the data folder, and none leaves it: so backends whose postmaster was
@@ -67,6 +94,6 @@ postgres_extension() {
   [ -x "$make" ] || return 0
   mkdir -p "$state/extension-root"
   # Without the lock: a build may leave a daemon behind, a compiler cache say, that would hold it.
-  "$make" "$state/extension-root" >"$state/make-extension.log" 2>&1 {lock_fd}>&- ||
+  "$make" "$state/extension-root" --with-earlier >"$state/make-extension.log" 2>&1 {lock_fd}>&- ||
     { tail -n 25 "$state/make-extension.log" >&2; die "schema/make-extension failed for bed $bed"; }
 }

@@ -4,6 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::process::{self, Signal};
+use crate::unique;
+
 /// Addresses of a bed's servers.
 #[derive(Debug, Clone)]
 pub struct Bed {
@@ -13,6 +16,8 @@ pub struct Bed {
     pub kafka: String,
     /// `nats://host:port`.
     pub nats: String,
+    /// `http://host:port` of NATS's monitoring.
+    pub nats_monitor: String,
 }
 
 impl Bed {
@@ -36,6 +41,7 @@ impl Bed {
             postgres: get("TIDE_PG_URL"),
             kafka: get("TIDE_KAFKA"),
             nats: get("TIDE_NATS"),
+            nats_monitor: get("TIDE_NATS_MONITOR"),
         }
     }
 }
@@ -44,6 +50,8 @@ impl Bed {
 #[derive(Debug)]
 pub struct OwnBed {
     name: String,
+    /// The folder with its data.
+    pub state: PathBuf,
     /// Its addresses; those of servers that were not started answer nobody.
     pub addresses: Bed,
 }
@@ -58,26 +66,53 @@ impl OwnBed {
         // Made first, so that a failed start is cleaned up as well.
         let mut bed = Self {
             name,
+            state: PathBuf::new(),
             addresses: Bed {
                 postgres: String::new(),
                 kafka: String::new(),
                 nats: String::new(),
+                nats_monitor: String::new(),
             },
         };
         bed.run(&arguments, settings).await;
         let environment = bed.run(&["env"], &[]).await;
-        bed.addresses = Bed::read(&|name| {
+        let variable = |name: &str| {
             let line = environment
                 .lines()
                 .find_map(|l| l.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='))?;
             Some(line.to_owned())
-        });
+        };
+        bed.addresses = Bed::read(&variable);
+        bed.state = variable("TIDE_BED_STATE").unwrap_or_default().into();
         bed
+    }
+
+    /// A NATS server alone, with further configuration.
+    pub async fn nats(name: &str, config: &str) -> Self {
+        let file = ConfigFile::write(config);
+        Self::up(name, &["nats"], &[("TIDE_BED_NATS_CONFIG", file.path())]).await
+    }
+
+    /// Ends the NATS server and starts it with another configuration, on its
+    /// old port.
+    pub async fn restart_nats(&self, config: &str) {
+        let file = ConfigFile::write(config);
+        self.stop("nats").await;
+        self.run(&["start", "nats"], &[("TIDE_BED_NATS_CONFIG", file.path())])
+            .await;
     }
 
     /// SIGKILL to a server, as a crash.
     pub async fn kill(&self, server: &str) {
         self.run(&["kill", server], &[]).await;
+    }
+
+    /// Sends a signal to a server's process.
+    pub fn signal(&self, server: &str, signal: Signal) {
+        let file = self.state.join(server).join("pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        let pid = text.split_whitespace().next().unwrap().parse().unwrap();
+        process::send(pid, signal);
     }
 
     /// Ends a server in order.
@@ -88,6 +123,11 @@ impl OwnBed {
     /// Starts a server again, on its old port, and waits until it answers.
     pub async fn start(&self, server: &str) {
         self.run(&["start", server], &[]).await;
+    }
+
+    /// The same, with other settings than before.
+    pub async fn start_with(&self, server: &str, settings: &[(&str, &str)]) {
+        self.run(&["start", server], settings).await;
     }
 
     async fn run(&self, arguments: &[&str], settings: &[(&str, &str)]) -> String {
@@ -119,6 +159,27 @@ impl Drop for OwnBed {
             Ok(output) if output.status.success() => {}
             failed => eprintln!("bed {}: taking it down failed: {failed:?}", self.name),
         }
+    }
+}
+
+/// A file of configuration, there until the server has read it.
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn write(config: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("{}.conf", unique("pg-tide-e2e-nats")));
+        std::fs::write(&path, config).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -24,6 +24,25 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+impl Certificate {
+    /// One that signed itself and calls itself an authority, as `openssl req
+    /// -x509` makes them.
+    pub fn self_signed(folder: &Path, common_name: &str, hosts: &[&str]) -> Self {
+        let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let files = Self {
+            cert: folder.join(format!("{common_name}.crt")),
+            key: folder.join(format!("{common_name}.key")),
+        };
+        std::fs::write(&files.cert, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+}
+
 impl Authority {
     /// A new authority; its files go to `folder`, which is made.
     pub fn new(folder: &Path, name: &str) -> Self {
@@ -46,6 +65,23 @@ impl Authority {
     /// A certificate with this common name, for these host names and
     /// addresses (none for a client).
     pub fn issue(&self, common_name: &str, hosts: &[&str]) -> Certificate {
+        self.issue_edited(common_name, hosts, |_| {})
+    }
+
+    /// The same, but one that was valid only until some years ago.
+    pub fn issue_expired(&self, common_name: &str, hosts: &[&str]) -> Certificate {
+        self.issue_edited(common_name, hosts, |params| {
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        })
+    }
+
+    fn issue_edited(
+        &self,
+        common_name: &str,
+        hosts: &[&str],
+        edit: impl FnOnce(&mut CertificateParams),
+    ) -> Certificate {
         let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
@@ -53,6 +89,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        edit(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = Certificate {

@@ -41,6 +41,25 @@ impl Database {
         database
     }
 
+    /// A database with `CREATE EXTENSION pg_tide`; by `pg-tide schema install`
+    /// where the bed's PostgreSQL takes extensions from its own folder alone,
+    /// as every version before 18.
+    pub async fn with_extension_if_possible(server: &str, stem: &str) -> Self {
+        let database = Self::empty(server, stem).await;
+        let available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_tide'";
+        if database.text(available).await == "1" {
+            database.run("CREATE EXTENSION pg_tide").await;
+            return database;
+        }
+        let version = database.number("SHOW server_version_num").await;
+        assert!(
+            version < 180_000,
+            "extension pg_tide is not available: run e2e/bed up again"
+        );
+        drop(database);
+        Self::fresh(server, stem).await
+    }
+
     /// A database with `CREATE EXTENSION pg_tide`.
     pub async fn with_extension(server: &str, stem: &str) -> Self {
         let database = Self::empty(server, stem).await;
@@ -59,6 +78,19 @@ impl Database {
         connect(&self.url())
             .await
             .unwrap_or_else(|e| panic!("{}: {}", self.name, describe(&e)))
+    }
+
+    /// A session of the server's superuser, who sees other roles' sessions.
+    pub async fn superuser(&self) -> Client {
+        let url = self.url().replacen("tide:tide@", "postgres:postgres@", 1);
+        connect(&url)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {}", self.name, describe(&e)))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     async fn client(&self) -> Result<Arc<Client>, String> {

@@ -1,5 +1,6 @@
 //! Kafka as an ordinary consumer sees it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -7,6 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::{DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::await_condition;
@@ -52,6 +54,59 @@ pub async fn create_topic(brokers: &str, topic: &str, partitions: i32, settings:
     assert!(made.iter().all(Result::is_ok), "creating topic {topic}: {made:?}");
 }
 
+/// Deletes a topic.
+pub async fn delete_topic(brokers: &str, topic: &str) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let gone = admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    assert!(gone.iter().all(Result::is_ok), "deleting topic {topic}: {gone:?}");
+}
+
+/// A batch of records as the broker keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// Its size, in bytes.
+    pub bytes: usize,
+    /// 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+    pub compression: u8,
+    /// How many records are in it.
+    pub records: u32,
+    /// Whether it comes from an idempotent producer.
+    pub idempotent: bool,
+}
+
+/// The batches in a partition's log, read from the broker's own files in the
+/// folder of its bed.
+pub fn stored_batches(bed_state: &Path, topic: &str, partition: i32) -> Vec<StoredBatch> {
+    let folder = bed_state.join(format!("kafka/data/{topic}-{partition}"));
+    let mut batches = Vec::new();
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    for file in files.map(|f| f.unwrap().path()) {
+        if file.extension().is_none_or(|e| e != "log") {
+            continue;
+        }
+        let log = std::fs::read(&file).unwrap();
+        let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+        let mut at = 0;
+        // First offset (8), length of the rest (4), leader's epoch (4), magic
+        // (1), checksum (4), attributes (2), ..., id of an idempotent producer
+        // (at 43), ..., number of records (at 57).
+        while at + 61 <= log.len() && number(at + 8) > 0 {
+            let bytes = number(at + 8) as usize + 12;
+            batches.push(StoredBatch {
+                bytes,
+                compression: log[at + 22] & 7,
+                records: number(at + 57),
+                idempotent: number(at + 43) != u32::MAX,
+            });
+            at += bytes;
+        }
+    }
+    batches
+}
+
 /// All records of a topic, partition by partition, each in order; none when
 /// there is no such topic.
 pub async fn records(brokers: &str, topic: &str) -> Vec<Record> {
@@ -75,6 +130,30 @@ pub async fn await_records(brokers: &str, topic: &str, count: usize, within: Dur
     })
     .await;
     records(brokers, topic).await
+}
+
+/// The next offset of each partition; markers of transactions have offsets,
+/// too.
+pub async fn end_offsets(brokers: &str, topic: &str) -> Vec<i64> {
+    let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
+    let ends = tokio::task::spawn_blocking(move || ends(&consumer(&brokers), &topic));
+    let ends = ends.await.unwrap().unwrap_or_default();
+    ends.into_iter().map(|(_, _, end)| end).collect()
+}
+
+/// A producer of this transactional id, which it takes over.
+pub async fn transactional(brokers: &str, id: &str) -> ThreadedProducer<DefaultProducerContext> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("transactional.id", id);
+    tokio::task::spawn_blocking(move || {
+        let producer: ThreadedProducer<DefaultProducerContext> = config.create().unwrap();
+        producer.init_transactions(TIMEOUT).unwrap();
+        producer
+    })
+    .await
+    .unwrap()
 }
 
 fn consumer(brokers: &str) -> BaseConsumer {
@@ -152,4 +231,9 @@ fn read(brokers: &str, topic: &str) -> Vec<Record> {
     }
     records.sort_by_key(|r| (r.partition, r.offset));
     records
+}
+
+/// The `n` of each record, see [`crate::numbers`].
+pub fn values(records: &[Record]) -> Vec<i64> {
+    crate::numbers(records.iter().map(|r| r.value.as_str()))
 }

@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, HeaderMap};
+use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures::StreamExt;
 
 use crate::await_condition;
@@ -46,7 +46,13 @@ pub struct Nats {
 impl Nats {
     /// Connects.
     pub async fn connect(url: &str) -> Self {
-        let client = async_nats::connect(url)
+        Self::connect_as(url, ConnectOptions::new()).await
+    }
+
+    /// Connects with options, such as a user and password.
+    pub async fn connect_as(url: &str, options: ConnectOptions) -> Self {
+        let client = options
+            .connect(url)
             .await
             .unwrap_or_else(|e| panic!("{url}: {e}"));
         let jetstream = jetstream::new(client.clone());
@@ -147,4 +153,9 @@ impl Nats {
         }
         stored
     }
+}
+
+/// The `n` of each message, see [`crate::numbers`].
+pub fn values(messages: &[Stored]) -> Vec<i64> {
+    crate::numbers(messages.iter().map(|m| m.payload.as_str()))
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::Database;
+use std::time::Duration;
+
+use crate::{Database, answer};
 
 impl Database {
     /// A pipeline from an outbox to a Kafka topic; `more` is a JSON object
@@ -42,6 +44,31 @@ impl Database {
                 {arguments})"
         ))
         .await;
+    }
+
+    /// Waits until the status of a pipeline shows an error with all of these
+    /// texts, and returns it.
+    pub async fn await_error(&self, within: Duration, pipeline: &str, texts: &[&str]) -> String {
+        let sql = format!(
+            "SELECT coalesce(last_error, '') FROM tide.relay_pipeline_status WHERE pipeline = '{pipeline}'"
+        );
+        let mut last = String::new();
+        let come = answer(within, async || {
+            last = self.try_text(&sql).await.unwrap_or_else(|e| e);
+            texts.iter().all(|t| last.contains(t)).then_some(())
+        })
+        .await;
+        assert!(
+            come.is_some(),
+            "not within {within:?}: pipeline {pipeline} fails with {texts:?}\nits error: {last}"
+        );
+        last
+    }
+
+    /// Waits until a pipeline runs.
+    pub async fn await_running(&self, within: Duration, pipeline: &str) {
+        let sql = format!("SELECT state FROM tide.relay_pipeline_status WHERE pipeline = '{pipeline}'");
+        self.await_text(within, &sql, "running").await;
     }
 
     /// Makes outboxes.

@@ -7,20 +7,26 @@ use std::process::Command;
 pub enum Signal {
     /// End in order.
     Term,
+    /// End in order, as Ctrl-C asks for it.
+    Interrupt,
     /// End at once.
     Kill,
     /// Freeze.
     Stop,
     /// Go on.
     Continue,
+    /// What the program makes of it.
+    User2,
 }
 
 pub(crate) fn send(pid: u32, signal: Signal) {
     let name = match signal {
         Signal::Term => "-TERM",
+        Signal::Interrupt => "-INT",
         Signal::Kill => "-KILL",
         Signal::Stop => "-STOP",
         Signal::Continue => "-CONT",
+        Signal::User2 => "-USR2",
     };
     let status = Command::new("kill")
         .arg(name)

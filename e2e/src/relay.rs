@@ -13,18 +13,30 @@ use crate::{Database, await_condition, get, unique};
 /// How a relay is started.
 #[derive(Debug, Clone)]
 pub struct RelayOptions {
-    url: String,
+    database: [String; 2],
     arguments: Vec<String>,
     stdout: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 impl RelayOptions {
     /// A relay for the database at a URL.
     pub fn for_url(url: &str) -> Self {
         Self {
-            url: url.to_owned(),
+            database: ["--postgres-url".to_owned(), url.to_owned()],
             arguments: Vec::new(),
             stdout: None,
+            environment: Vec::new(),
+        }
+    }
+
+    /// A relay for the database whose URL is in a file.
+    pub fn for_url_file(file: &Path) -> Self {
+        Self {
+            database: ["--postgres-url-file".to_owned(), file.display().to_string()],
+            arguments: Vec::new(),
+            stdout: None,
+            environment: Vec::new(),
         }
     }
 
@@ -54,6 +66,13 @@ impl RelayOptions {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it says that it is ready.
     pub async fn start(self) -> Relay {
         let mut relay = self.spawn();
@@ -72,13 +91,10 @@ impl RelayOptions {
             None => file.try_clone().unwrap(),
         };
         let child = Command::new(program())
-            .args([
-                "--postgres-url",
-                &self.url,
-                "--metrics-addr",
-                &address.to_string(),
-            ])
+            .args(&self.database)
+            .args(["--metrics-addr", &address.to_string()])
             .args(&self.arguments)
+            .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(file)
@@ -229,10 +245,108 @@ impl Drop for Relay {
     }
 }
 
+/// `pg-tide` in the background, for commands that do not end by themselves;
+/// killed when dropped.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Background {
+    /// Starts it with its standard output and error in a file.
+    pub fn pg_tide(arguments: &[&str]) -> Self {
+        Self::start(Command::new(program()).args(arguments).stdin(Stdio::null()))
+    }
+
+    /// The same on a terminal of 80 columns and 24 lines, with the terminal's
+    /// keys to be typed.
+    pub fn pg_tide_on_a_terminal(arguments: &[&str]) -> Self {
+        let command = format!(
+            "stty cols 80 rows 24; exec '{}' {}",
+            program().display(),
+            arguments
+                .iter()
+                .map(|a| format!("'{a}'"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        // script (of util-linux) makes the terminal; -e has it end as the command did.
+        Self::start(
+            Command::new("script")
+                .args(["-q", "-e", "-f", "-c", &command, "/dev/null"])
+                .stdin(Stdio::piped()),
+        )
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let output = std::env::temp_dir().join(unique("pg-tide-output"));
+        let file = File::create(&output).unwrap();
+        let child = command
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Self { child, output }
+    }
+
+    /// What it has written so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.output).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it has written what the condition asks for.
+    pub async fn await_output(
+        &self,
+        within: Duration,
+        what: &str,
+        condition: impl Fn(&str) -> bool,
+    ) -> String {
+        await_condition(within, what, async || {
+            Some(self.output()).filter(|o| condition(o))
+        })
+        .await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        process::send(self.child.id(), signal);
+    }
+
+    /// Types on its terminal.
+    pub fn type_keys(&mut self, keys: &[u8]) {
+        use std::io::Write as _;
+        self.child.stdin.as_mut().unwrap().write_all(keys).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn await_end(&mut self, within: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        await_condition(within, "the command ends", async || child.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- what it wrote:\n{}\n---", self.output());
+        }
+        let _ = std::fs::remove_file(&self.output);
+    }
+}
+
 /// Runs `pg-tide` to its end, for at most a minute.
 pub async fn run_pg_tide(arguments: &[&str]) -> Output {
+    run_pg_tide_in(&[], arguments).await
+}
+
+/// The same, with further environment variables.
+pub async fn run_pg_tide_in(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let child = Command::new(program())
         .args(arguments)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -265,7 +379,7 @@ fn program() -> PathBuf {
 
 /// An address on which nobody listens. Below the ports that the kernel gives
 /// to outgoing connections and below those of the beds.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() % 8_000;
     (0..8_000)

@@ -5,25 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use pg_tide_e2e::kafka::{self, Record};
-use pg_tide_e2e::{
-    Bed, Database, Relay, assert_each_once, assert_in_order, await_condition, numbers, unique,
-};
+use pg_tide_e2e::kafka::{self, values};
+use pg_tide_e2e::scene::outbox as scene;
+use pg_tide_e2e::{Relay, assert_each_once, assert_in_order, await_condition, unique};
 
 const SOON: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_mins(1);
-
-/// A database with the outbox `events`, and a topic of its own.
-async fn scene(stem: &str) -> (Bed, Database, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    (bed, db, unique(stem))
-}
-
-fn values(records: &[Record]) -> Vec<i64> {
-    numbers(records.iter().map(|r| r.value.as_str()))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_delivered_once_in_order_with_keys_and_headers() {

@@ -5,26 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pg_tide_e2e::nats::{Nats, Stored};
-use pg_tide_e2e::{
-    Bed, Database, Relay, assert_each_once, assert_in_order, await_condition, numbers, unique,
-};
+use pg_tide_e2e::nats::{Nats, Stored, values};
+use pg_tide_e2e::scene::outbox_and_nats as scene;
+use pg_tide_e2e::{Relay, assert_each_once, assert_in_order, await_condition, unique};
 
 const SOON: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_mins(1);
-
-/// A database with the outbox `events`, and a name for subject and stream.
-async fn scene(stem: &str) -> (Bed, Database, Nats, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    let nats = Nats::connect(&bed.nats).await;
-    (bed, db, nats, unique(stem))
-}
-
-fn values(messages: &[Stored]) -> Vec<i64> {
-    numbers(messages.iter().map(|m| m.payload.as_str()))
-}
 
 async fn await_count(nats: &Nats, stream: &str, count: u64) {
     await_condition(

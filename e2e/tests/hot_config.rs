@@ -6,20 +6,12 @@
 use std::time::{Duration, Instant};
 
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{
-    Bed, Database, Relay, alone, await_condition, beside_others, holds, kafka, numbers, unique,
-};
+use pg_tide_e2e::scene::outbox as scene;
+use pg_tide_e2e::{Bed, Relay, alone, await_condition, beside_others, holds, kafka, numbers, unique};
 
 const SOON: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
 const STATES: &str = "SELECT pipeline, state FROM tide.relay_pipeline_status ORDER BY 1";
-
-async fn scene(stem: &str) -> (Bed, Database, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    (bed, db, unique(stem))
-}
 
 async fn values(bed: &Bed, topic: &str) -> Vec<i64> {
     numbers(

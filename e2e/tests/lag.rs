@@ -176,3 +176,44 @@ async fn a_new_pipeline_on_a_kept_group_goes_on_where_the_old_one_stopped() {
     assert_eq!(values(&bed, &topic).await, (1..=10).collect::<Vec<_>>());
     assert_eq!(values(&bed, &other).await, (11..=15).collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_shows_position_rate_and_lag_in_messages_and_seconds() {
+    let (bed, db, topic) = scene("lag_status").await;
+    db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
+    db.to_kafka("q", "others", "127.0.0.1:1", &topic, "{}").await;
+    let relay = Relay::start(&db).await;
+    db.publish_numbers("others", 1, 7, 7).await;
+    db.publish_numbers("events", 1, 2_000, 500).await;
+    db.await_text(
+        SOON,
+        "SELECT lag, lag_seconds, position = (SELECT max(id) FROM tide.events_outbox)::text, rate > 0, messages, retries, dead_letters
+           FROM tide.relay_pipeline_status WHERE pipeline = 'p'",
+        "0|0|t|t|2000|0|0",
+    )
+    .await;
+    // The one that cannot deliver says how far it is behind, and since when.
+    db.await_text(
+        SOON,
+        "SELECT lag, lag_seconds > 1, rate, retries > 0, last_error IS NOT NULL, last_error_at IS NOT NULL
+           FROM tide.relay_pipeline_status WHERE pipeline = 'q'",
+        "7|t|0.0|t|t|t",
+    )
+    .await;
+    relay
+        .await_metric(SOON, "pg_tide_relay_consumer_lag{pipeline=\"p\"} 0")
+        .await;
+    relay
+        .await_metric(SOON, "pg_tide_relay_consumer_lag{pipeline=\"q\"} 7")
+        .await;
+    let seconds = relay
+        .metric_lines("pg_tide_relay_consumer_lag_seconds{pipeline=\"q\"}")
+        .await;
+    assert!(seconds.iter().all(|line| !line.ends_with(" 0.0")), "{seconds:?}");
+    db.await_text(
+        Duration::from_secs(40),
+        "SELECT rate FROM tide.relay_pipeline_status WHERE pipeline = 'p'",
+        "0.0",
+    )
+    .await;
+}

@@ -6,23 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use pg_tide_e2e::kafka::{self, Record};
-use pg_tide_e2e::{Bed, Database, Relay, assert_each_once, assert_in_order, numbers, unique};
+use pg_tide_e2e::kafka::{self, Record, values};
+use pg_tide_e2e::scene::outbox as scene;
+use pg_tide_e2e::{Relay, assert_each_once, assert_in_order};
 
 const SOON: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_mins(1);
-
-/// A database with the outbox `events`, and a topic of its own.
-async fn scene(stem: &str) -> (Bed, Database, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    (bed, db, unique(stem))
-}
-
-fn values(records: &[Record]) -> Vec<i64> {
-    numbers(records.iter().map(|r| r.value.as_str()))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_transaction_delays_nobody_else_and_is_delivered_when_it_commits() {
@@ -197,4 +186,42 @@ async fn equal_keys_keep_their_order_over_many_partitions() {
         );
         assert_in_order(&values(&of_one));
     }
+}
+
+/// The tick reads a sequence and then a snapshot; in a transaction with one
+/// snapshot for all its statements these would come in the wrong order.
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_of_the_database_that_hurt_are_none_of_the_relays() {
+    let (bed, db, topic) = scene("kafka_defaults").await;
+    db.to_kafka("p", "events", &bed.kafka, &topic, "{}").await;
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "synchronous_commit = off",
+        "idle_session_timeout = '1s'",
+    ] {
+        let name = db.text("SELECT quote_ident(current_database())").await;
+        db.run(&format!("ALTER DATABASE {name} SET {setting}")).await;
+    }
+    let relay = Relay::start(&db).await;
+    let publishers: Vec<_> = (0..4)
+        .map(|part| {
+            let url = db.url();
+            tokio::spawn(async move {
+                let connecting = tokio_postgres::connect(&url, tokio_postgres::NoTls);
+                let (client, connection) = connecting.await.unwrap();
+                tokio::spawn(connection);
+                for n in part * 500 + 1..=part * 500 + 500 {
+                    let publish = format!("SELECT tide.outbox_publish('events', '{{\"n\": {n}}}')");
+                    // A serializable publisher may have to try again.
+                    while client.batch_execute(&publish).await.is_err() {}
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    let records = kafka::await_records(&bed.kafka, &topic, 2_000, A_WHILE).await;
+    assert_each_once(&values(&records), 1..=2_000);
+    assert!(!relay.log().contains("WARN"), "{}", relay.log());
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pg_tide_e2e::nats::Nats;
@@ -85,6 +87,7 @@ async fn nats_may_go_and_come_back() {
     let count = "SELECT count(*) FROM tide.calls_inbox";
     db.publish_numbers("events", 1, 100, 10).await;
     db.await_text(SOON, count, "100").await;
+    db.await_text(SOON, PENDING, "0").await;
 
     own.kill("nats").await;
     db.publish_number("events", 101).await;
@@ -167,6 +170,67 @@ async fn postgresql_may_be_killed_and_come_back() {
     for pipeline in ["out", "in"] {
         relay.await_healthy(SOON, pipeline, 1).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_may_be_restarted_under_load() {
+    let own = OwnBed::up("restart", &["postgres"], &[]).await;
+    let bed = Bed::from_env();
+    let db = Arc::new(Database::fresh(&own.addresses.postgres, "restart").await);
+    let topic = unique("restart");
+    db.create_outboxes(&["events"]).await;
+    db.to_kafka("out", "events", &bed.kafka, &topic, "{}").await;
+    let relay = Relay::start(&db).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishers: Vec<_> = (0..4)
+        .map(|publisher| {
+            let (db, stop) = (Arc::clone(&db), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut n = publisher * 1_000_000;
+                while !stop.load(Ordering::Relaxed) {
+                    n += 1;
+                    let publish = format!("SELECT tide.outbox_publish('events', '{{\"n\": {n}}}')");
+                    if db.try_text(&publish).await.is_err() {
+                        // An application, too, lets the server breathe.
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut delivered = 0;
+    for _ in 0..2 {
+        delivered += 500;
+        kafka::await_records(&bed.kafka, &topic, delivered, A_WHILE).await;
+        own.stop("postgres").await;
+        await_condition(SOON, "no longer ready", async || {
+            (relay.page("/readyz").await.0 == 503).then_some(())
+        })
+        .await;
+        own.start("postgres").await;
+        await_condition(A_WHILE, "ready again", async || {
+            (relay.page("/readyz").await.0 == 200).then_some(())
+        })
+        .await;
+        delivered = kafka::records(&bed.kafka, &topic).await.len();
+    }
+    kafka::await_records(&bed.kafka, &topic, delivered + 500, A_WHILE).await;
+    stop.store(true, Ordering::Relaxed);
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    db.await_delivered(A_WHILE).await;
+    // What was committed, whatever its publisher came to know of it.
+    let committed = db.text("SELECT payload->>'n' FROM tide.outbox_message").await;
+    let committed = committed.lines().map(|n| n.parse().unwrap());
+    let got = numbers(
+        kafka::records(&bed.kafka, &topic)
+            .await
+            .iter()
+            .map(|r| r.value.as_str()),
+    );
+    assert_each_once(&got, committed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

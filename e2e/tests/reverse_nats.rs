@@ -5,20 +5,12 @@
 use std::time::Duration;
 
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{Bed, Database, OwnBed, Relay, assert_each_once, await_condition, unique};
+use pg_tide_e2e::scene::inbox_and_nats as scene;
+use pg_tide_e2e::{Database, OwnBed, Relay, assert_each_once, await_condition};
 
 const SOON: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_mins(1);
 const IDS: &str = "SELECT event_id, payload->>'n' FROM tide.calls_inbox ORDER BY id";
-
-/// A database with the inbox `calls`, and a name for subject and stream.
-async fn scene(stem: &str) -> (Bed, Database, Nats, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.run("SELECT tide.inbox_create('calls')").await;
-    let nats = Nats::connect(&bed.nats).await;
-    (bed, db, nats, unique(stem))
-}
 
 async fn await_seen(db: &Database, accepted: u64, duplicates: u64) {
     let sql = "SELECT accepted, duplicates FROM tide.inbox_summary";

@@ -484,8 +484,7 @@ async fn two_services_keep_a_table_in_step_without_a_loop() {
         Database::fresh(&server, "loop_billing").await,
     );
     for db in [&shop, &billing] {
-        db.run(include_str!("../../docs/patterns/bidirectional-sync.sql"))
-            .await;
+        db.run(include_str!("../../docs/guide/inbox-both-ways.sql")).await;
     }
     let urls = SecretFiles::mount(&[("shop", &shop.url()), ("billing", &billing.url())]);
     for (db, name, other) in [(&shop, "shop", "billing"), (&billing, "billing", "shop")] {

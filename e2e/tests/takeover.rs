@@ -3,16 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use pg_tide_e2e::nats::Nats;
+use pg_tide_e2e::scene::outbox as scene;
 use pg_tide_e2e::{
-    Bed, Database, Relay, alone, assert_each_once, assert_in_order, await_condition, beside_others, kafka,
+    Database, Load, Relay, alone, assert_each_once, assert_in_order, await_condition, beside_others, kafka,
     numbers, unique,
 };
-use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(15);
 const TAKEOVER: Duration = Duration::from_secs(2);
@@ -20,64 +18,6 @@ const TAKEOVER: Duration = Duration::from_secs(2);
 /// The process id of the relay that runs a pipeline.
 const OWNER: &str =
     "SELECT m.pid FROM tide.relay_pipeline_status s JOIN tide.relay_member m ON m.name = s.owner";
-
-async fn scene(stem: &str) -> (Bed, Database, String) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    db.create_outboxes(&["events"]).await;
-    (bed, db, unique(stem))
-}
-
-/// Publishes 1, 2, 3, ... one by one until told to stop.
-struct Load {
-    published: Arc<AtomicI64>,
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<()>,
-}
-
-impl Load {
-    async fn start(db: &Database) -> Self {
-        let (published, stop) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
-        let session = db.session().await;
-        let (count, end) = (Arc::clone(&published), Arc::clone(&stop));
-        let task = tokio::spawn(async move {
-            let publish = session
-                .prepare("SELECT tide.outbox_publish('events', jsonb_build_object('n', $1::bigint))")
-                .await
-                .unwrap();
-            while !end.load(Ordering::Relaxed) {
-                let n = count.load(Ordering::Relaxed) + 1;
-                session.execute(&publish, &[&n]).await.unwrap();
-                count.store(n, Ordering::Relaxed);
-            }
-        });
-        Self {
-            published,
-            stop,
-            task,
-        }
-    }
-
-    fn published(&self) -> i64 {
-        self.published.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many more are published.
-    async fn await_more(&self, more: i64) {
-        let wanted = self.published() + more;
-        await_condition(SOON, "more is published", async || {
-            (self.published() >= wanted).then_some(())
-        })
-        .await;
-    }
-
-    /// Stops, and returns how many there are.
-    async fn end(self) -> i64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap();
-        self.published.load(Ordering::Relaxed)
-    }
-}
 
 /// The relays that own pipelines, with how many each.
 async fn shares(db: &Database) -> BTreeMap<String, usize> {

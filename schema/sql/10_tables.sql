@@ -8,6 +8,9 @@
 --    Hence a transaction whose xid was not given out yet when the sequence was
 --    read gets ids above the value that was read (docs/design/cursor.md).
 --  * tide.message_id_seq keeps CACHE 1: ids must grow in the order of nextval.
+--  * This file runs once, at installation; every other file runs again at an
+--    upgrade. A change here goes into schema/upgrade/ as well (CONTRIBUTING.md);
+--    a new column goes to the end of its table.
 
 CREATE SEQUENCE tide.message_id_seq AS bigint CACHE 1;
 CREATE SEQUENCE tide.epoch_seq AS bigint CACHE 1;
@@ -49,6 +52,9 @@ CREATE TABLE tide.outbox_message (
     body        bytea
 ) PARTITION BY LIST (outbox);
 
+-- Where messages of unknown outboxes end up, only to be refused by a trigger.
+CREATE TABLE tide.outbox_unknown PARTITION OF tide.outbox_message DEFAULT;
+
 CREATE TABLE tide.consumer_group (
     group_id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     outbox_id         integer NOT NULL REFERENCES tide.outbox ON DELETE CASCADE,
@@ -86,8 +92,36 @@ CREATE TABLE tide.group_cursor (
     low_water_position jsonb NOT NULL DEFAULT '{}',
     consumer_id        text,
     committed_at       timestamptz,
-    -- The snapshots are those of the last tide.poll_outbox.
-    polled             boolean NOT NULL DEFAULT false
+    -- For tide.poll_outbox: the last sign of life; the low-water mark once the
+    -- round is delivered; a tick whose transactions are not all finished yet.
+    polled_at          timestamptz,
+    round_low_water_id bigint NOT NULL DEFAULT 0,
+    mark_id            bigint,
+    mark_xid           bigint
+) WITH (fillfactor = 50);
+
+-- What tide.poll_outbox handed out and the group's cursor has not passed:
+-- ranges of ids within a round, one behind the other without a gap, the first
+-- of them at the cursor (docs/design/sql-consumers.md).
+CREATE TABLE tide.consumer_lease (
+    group_id           integer NOT NULL REFERENCES tide.consumer_group ON DELETE CASCADE,
+    round              bigint NOT NULL,
+    -- Above from_id, up to to_id.
+    from_id            bigint NOT NULL,
+    to_id              bigint NOT NULL CHECK (to_id > from_id),
+    old_snapshot       pg_snapshot NOT NULL,
+    new_snapshot       pg_snapshot NOT NULL,
+    -- The token; null when nobody has it.
+    lease              uuid,
+    consumer_id        text,
+    attempts           integer NOT NULL DEFAULT 0,
+    leased_at          timestamptz,
+    leased_until       timestamptz NOT NULL DEFAULT '-infinity',
+    committed          boolean NOT NULL DEFAULT false,
+    -- Before this round, and once it is delivered.
+    low_water_id       bigint NOT NULL,
+    round_low_water_id bigint NOT NULL,
+    PRIMARY KEY (group_id, round, from_id)
 ) WITH (fillfactor = 50);
 
 -- ---------------------------------------------------------------- inboxes
@@ -118,6 +152,39 @@ CREATE TABLE tide.inbox_source (
     inbox_id    integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
     description text NOT NULL,
     UNIQUE (inbox_id, description)
+);
+
+-- Forward pipelines, of this database or another, that deliver into an inbox
+-- here (63_inbox_feed.sql).
+CREATE TABLE tide.inbox_feed (
+    feed_id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inbox_id        integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
+    -- Where the pipeline lives.
+    source_system   bigint NOT NULL,
+    source_database text NOT NULL,
+    pipeline        text NOT NULL,
+    -- Who wrote last; epochs may come again only in a later timeline.
+    timeline        bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    -- Fence: rises whenever the feed is opened.
+    session         bigint NOT NULL DEFAULT 1,
+    -- Messages that ever came by this feed, duplicates included.
+    last_seq        bigint NOT NULL DEFAULT 0,
+    opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    written_at      timestamptz,
+    CONSTRAINT inbox_feed_source UNIQUE (inbox_id, source_system, source_database, pipeline)
+) WITH (fillfactor = 50);
+
+-- What came by a feed and may be sent again: everything since the low-water
+-- mark of its pipeline's checkpoint.
+CREATE TABLE tide.inbox_feed_batch (
+    feed_id      integer NOT NULL REFERENCES tide.inbox_feed ON DELETE CASCADE,
+    last_seq     bigint NOT NULL,
+    message_ids  bigint[] NOT NULL,
+    created_us   bigint[] NOT NULL,
+    -- Null when none of them was a redelivery.
+    redeliveries bigint[],
+    PRIMARY KEY (feed_id, last_seq)
 );
 
 -- ---------------------------------------------------------------- pipelines
@@ -186,7 +253,13 @@ CREATE TABLE tide.pipeline_status (
     last_error    text,
     last_error_at timestamptz,
     note          text,
-    reported_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+    reported_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Messages a second, over the last few seconds.
+    rate          real NOT NULL DEFAULT 0,
+    -- Reverse: where the last message stored lay in its source, and how many
+    -- are known to wait there.
+    source_position text,
+    source_lag    bigint
 ) WITH (fillfactor = 50);
 
 -- Messages that could not be delivered (forward) or stored (reverse), whole.
@@ -207,10 +280,13 @@ CREATE TABLE tide.dead_letter (
     attempts      integer NOT NULL DEFAULT 1,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     resolved_at   timestamptz,
-    resolution    text
+    resolution    text,
+    -- Forward with strict ordering: later messages of this key wait behind it.
+    message_key   text
 );
 CREATE UNIQUE INDEX dead_letter_message ON tide.dead_letter (pipeline, message_id)
     WHERE message_id IS NOT NULL;
+CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at IS NULL;
 CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
     WHERE source_seq IS NOT NULL;
 
@@ -235,3 +311,17 @@ CREATE TABLE tide.redelivery (
     CHECK ((dlq_id IS NULL) = (old_snapshot IS NOT NULL AND new_snapshot IS NOT NULL AND last_id IS NOT NULL))
 );
 CREATE INDEX redelivery_pipeline ON tide.redelivery (pipeline_id, redelivery_id);
+
+-- What the config of a pipeline may contain; filled by 55_options.sql.
+CREATE TABLE tide.connector_option (
+    connector   text NOT NULL,          -- '*': every connector of the direction
+    direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
+    key         text NOT NULL,          -- 'retry.max': max inside retry
+    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
+    required    boolean NOT NULL DEFAULT false,
+    allowed     text[],
+    minimum     bigint,
+    maximum     bigint,
+    description text NOT NULL,
+    PRIMARY KEY (direction, connector, key)
+);

@@ -11,18 +11,22 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER config_changed
+CREATE OR REPLACE TRIGGER config_changed
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tide.outbox
     FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();
-CREATE TRIGGER config_changed
+CREATE OR REPLACE TRIGGER config_changed
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tide.inbox
     FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();
-CREATE TRIGGER config_changed
+CREATE OR REPLACE TRIGGER config_changed
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tide.consumer_group
     FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();
-CREATE TRIGGER config_changed
+CREATE OR REPLACE TRIGGER config_changed
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tide.pipeline
     FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();
-CREATE TRIGGER config_changed
+CREATE OR REPLACE TRIGGER config_changed
     AFTER INSERT ON tide.redelivery
+    FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();
+-- An upgrade under running relays: they look which version it is now.
+CREATE OR REPLACE TRIGGER config_changed
+    AFTER INSERT ON tide.schema_version
     FOR EACH STATEMENT EXECUTE FUNCTION tide._config_changed();

@@ -43,9 +43,7 @@ BEGIN
 
     EXECUTE format('COMMENT ON TABLE tide.%I IS %L', v_outbox.table_name,
                    format('Messages of outbox "%s". Publish with tide.outbox_publish, or INSERT (payload, headers).', p_name));
-    PERFORM tide._if_role('tide_publisher', format('GRANT INSERT (headers, payload) ON tide.%I TO tide_publisher', v_outbox.table_name));
-    PERFORM tide._if_role('tide_relay', format('GRANT SELECT ON tide.%I TO tide_relay', v_outbox.table_name));
-    PERFORM tide._if_role('tide_reader', format('GRANT SELECT ON tide.%I TO tide_reader', v_outbox.table_name));
+    PERFORM tide._grant_outbox(v_outbox.table_name);
 END $$;
 
 COMMENT ON FUNCTION tide.outbox_create(text, integer) IS

@@ -59,9 +59,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Where messages of unknown outboxes end up, only to be refused.
-CREATE TABLE tide.outbox_unknown PARTITION OF tide.outbox_message DEFAULT;
-CREATE TRIGGER unknown BEFORE INSERT ON tide.outbox_unknown
+CREATE OR REPLACE TRIGGER unknown BEFORE INSERT ON tide.outbox_unknown
     FOR EACH ROW EXECUTE FUNCTION tide._refuse_message();
 
 CREATE OR REPLACE FUNCTION tide.outbox_publish_batch(p_name text, p_payloads jsonb[], p_headers jsonb[] DEFAULT NULL)

@@ -54,13 +54,14 @@ BEGIN
             claimed_until   timestamptz,
             dedup_key       bytea,
             source_ref      integer,
-            source_seq      bigint)', v_inbox.table_name);
+            source_seq      bigint,
+            claim           uuid,
+            failed_at       timestamptz)', v_inbox.table_name);
     EXECUTE format('CREATE UNIQUE INDEX ON tide.%I (dedup_key) WHERE dedup_key IS NOT NULL', v_inbox.table_name);
     EXECUTE format('CREATE UNIQUE INDEX ON tide.%I (source_ref, source_seq) WHERE source_seq IS NOT NULL', v_inbox.table_name);
     EXECUTE format('CREATE INDEX ON tide.%I (id) WHERE processed_at IS NULL', v_inbox.table_name);
     EXECUTE format('COMMENT ON TABLE tide.%I IS %L', v_inbox.table_name, format('Incoming messages of inbox "%s".', p_name));
-    PERFORM tide._if_role('tide_relay', format('GRANT SELECT, INSERT, UPDATE, DELETE ON tide.%I TO tide_relay', v_inbox.table_name));
-    PERFORM tide._if_role('tide_reader', format('GRANT SELECT ON tide.%I TO tide_reader', v_inbox.table_name));
+    PERFORM tide._grant_inbox(v_inbox.table_name);
 END $$;
 
 COMMENT ON FUNCTION tide.inbox_create(text, integer, integer, integer) IS

@@ -1,25 +1,28 @@
 -- The options a pipeline's config may have, and the check against them.
 
-CREATE TABLE tide.connector_option (
-    connector   text NOT NULL,          -- '*': every connector of the direction
-    direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
-    key         text NOT NULL,          -- 'retry.max': max inside retry
-    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
-    required    boolean NOT NULL DEFAULT false,
-    allowed     text[],
-    minimum     bigint,
-    maximum     bigint,
-    description text NOT NULL,
-    PRIMARY KEY (direction, connector, key)
-);
-
 COMMENT ON TABLE tide.connector_option IS
 'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}. duration: "250ms", "3s", "5m", "2h", or a number of milliseconds; minimum and maximum are in milliseconds. secret: only a reference, "${file:/absolute/path}" or "${env:NAME}". setting: a text or such a reference.';
+
+-- Filled anew by this file and those that follow it.
+DELETE FROM tide.connector_option;
 
 INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
 ('forward', '*', 'consumer_group', 'text', false, NULL, NULL, NULL, 'Consumer group that the pipeline reads as; it must exist and belong to no other pipeline.'),
 ('forward', '*', 'max_in_flight', 'integer', false, NULL, 1, 100000, 'Messages sent and not yet acknowledged, at most.'),
-('forward', '*', 'encoding', 'text', false, '{raw}', NULL, NULL, 'raw: the value is the payload as published.'),
+('forward', '*', 'encoding', 'text', false, '{raw,cloudevents,cloudevents-binary}', NULL, NULL, 'raw: the value is the payload as published. cloudevents: a CloudEvents 1.0 JSON envelope around it. cloudevents-binary: the attributes as headers.'),
+('forward', '*', 'cloudevents', 'object', false, NULL, NULL, NULL, 'Attributes of CloudEvents.'),
+('forward', '*', 'cloudevents.source', 'template', false, NULL, NULL, NULL, 'Attribute source; without it /pg-tide/{outbox}.'),
+('forward', '*', 'cloudevents.type', 'template', false, NULL, NULL, NULL, 'Attribute type; without it the header event_type, else the outbox''s name.'),
+('forward', '*', 'cloudevents.subject', 'template', false, NULL, NULL, NULL, 'Attribute subject; without it none.'),
+('forward', '*', 'filter', 'object', false, NULL, NULL, NULL, 'Which messages are sent: {"headers.NAME": VALUE, "payload.PATH": [VALUES], ...}; {"not": VALUE} and {"exists": true} for a value.'),
+('forward', '*', 'ordering', 'text', false, '{relaxed,strict}', NULL, NULL, 'relaxed: a refused message is set aside and later ones of its key go on. strict: they are set aside behind it, or the pipeline waits when there is no key.'),
+('forward', '*', 'dead_letter', 'object', false, NULL, NULL, NULL, 'What becomes of a message that is refused for good.'),
+('forward', '*', 'dead_letter.enabled', 'boolean', false, NULL, NULL, NULL, 'true: it is set aside. false: the pipeline waits until the cause is mended.'),
+('forward', '*', 'dead_letter.max_retries', 'integer', false, NULL, 0, 1000000, 'Further attempts before it is set aside; 0 without it.'),
+('reverse', '*', 'filter', 'object', false, NULL, NULL, NULL, 'Which messages are stored: {"headers.NAME": VALUE, "payload.PATH": [VALUES], ...}; {"not": VALUE} and {"exists": true} for a value.'),
+('reverse', '*', 'dead_letter', 'object', false, NULL, NULL, NULL, 'What becomes of a message that cannot be stored.'),
+('reverse', '*', 'dead_letter.enabled', 'boolean', false, NULL, NULL, NULL, 'true: it is set aside. false: the pipeline waits until the cause is mended.'),
+('reverse', '*', 'dead_letter.max_retries', 'integer', false, NULL, 0, 1000000, 'Further attempts before it is set aside; p_max_retries without it.'),
 ('forward', '*', 'retry', 'object', false, NULL, NULL, NULL, 'Backoff after a failure that may pass.'),
 ('forward', '*', 'retry.initial', 'duration', false, NULL, 1, 60000, 'First pause: "100ms", "1s", or a number of milliseconds.'),
 ('forward', '*', 'retry.max', 'duration', false, NULL, 1, 3600000, 'Longest pause: "3s", "1m", or a number of milliseconds.'),
@@ -143,25 +146,51 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION tide._check_librdkafka(p_pipeline text, p_properties jsonb)
+-- A text, a number, true or false, or a list of these.
+CREATE OR REPLACE FUNCTION tide._is_filter_value(p_value jsonb)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_typeof(p_value) IN ('string', 'number', 'boolean')
+        OR CASE jsonb_typeof(p_value) WHEN 'array' THEN
+               jsonb_array_length(p_value) > 0
+               AND NOT EXISTS (SELECT FROM jsonb_array_elements(p_value) e WHERE jsonb_typeof(e) NOT IN ('string', 'number', 'boolean'))
+           END
+$$;
+
+CREATE OR REPLACE FUNCTION tide._check_filter(p_pipeline text, p_filter jsonb)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     v_entry record;
 BEGIN
-    FOR v_entry IN SELECT * FROM jsonb_each(p_properties) WHERE jsonb_typeof(p_properties) = 'object' LOOP
-        IF v_entry.key ~ '(password|secret|oauthbearer\.config|\.pem$)' THEN
-            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" is a secret', v_entry.key, p_pipeline
+    FOR v_entry IN SELECT * FROM jsonb_each(p_filter) WHERE jsonb_typeof(p_filter) = 'object' LOOP
+        IF v_entry.key !~ '^(headers\..+|payload\.[^.]+(\.[^.]+)*)$' THEN
+            RAISE EXCEPTION 'key "filter.%" in the config of pipeline "%" names no place', v_entry.key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Write "headers.NAME" or "payload.PATH".';
+        ELSIF NOT coalesce(tide._is_filter_value(v_entry.value), false)
+              AND NOT (jsonb_typeof(v_entry.value) = 'object'
+                       AND (SELECT count(*) = 1 AND bool_and(CASE f.key WHEN 'not' THEN coalesce(tide._is_filter_value(f.value), false)
+                                                                       WHEN 'exists' THEN jsonb_typeof(f.value) = 'boolean'
+                                                                       ELSE false END)
+                              FROM jsonb_each(v_entry.value) f)) THEN
+            RAISE EXCEPTION 'key "filter.%" in the config of pipeline "%" has no usable value', v_entry.key, p_pipeline
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Secrets are never kept in SQL; use the option of its own, such as "sasl_password", with "${file:/absolute/path}" or "${env:NAME}".';
-        ELSIF v_entry.key IN ('bootstrap.servers', 'metadata.broker.list', 'enable.idempotence', 'enable.gapless.guarantee',
-                              'acks', 'request.required.acks', 'transactional.id', 'delivery.report.only.error') THEN
-            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" cannot be set: delivery rests on it', v_entry.key, p_pipeline
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Brokers and acks are options of their own: "brokers", "acks".';
-        ELSIF jsonb_typeof(v_entry.value) NOT IN ('string', 'number', 'boolean') THEN
-            RAISE EXCEPTION 'key "librdkafka.%" in the config of pipeline "%" must be a text, a number, true or false', v_entry.key, p_pipeline
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Write the value as librdkafka''s documentation does.';
+                      HINT = 'A text, a number, true, false, a list of these, {"not": ...} or {"exists": true}.';
+        END IF;
+    END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION tide._check_headers(p_pipeline text, p_headers jsonb)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_entry record;
+BEGIN
+    FOR v_entry IN SELECT * FROM jsonb_each(p_headers) WHERE jsonb_typeof(p_headers) = 'object' LOOP
+        IF jsonb_typeof(v_entry.value) <> 'string' OR tide._template_error(v_entry.value #>> '{}') IS NOT NULL THEN
+            RAISE EXCEPTION 'key "headers.%" in the config of pipeline "%" %', v_entry.key, p_pipeline,
+                coalesce(tide._template_error(v_entry.value #>> '{}'), 'must be a text')
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Each header is a text, with {placeholders} if wanted.';
         END IF;
     END LOOP;
 END $$;
@@ -213,7 +242,19 @@ BEGIN
                       HINT = 'Secrets are never kept in SQL. Write the address as host:port alone, and credentials in options of their own, by reference: "${file:/absolute/path}" or "${env:NAME}".';
         END IF;
     END LOOP;
-    PERFORM tide._check_librdkafka(p_pipeline, p_config -> 'librdkafka');
+    PERFORM tide._check_filter(p_pipeline, p_config -> 'filter');
+    IF p_connector IN ('kafka', 'nats') THEN
+        PERFORM tide._check_headers(p_pipeline, p_config -> 'headers');
+    END IF;
+    IF p_config ? 'cloudevents' AND coalesce(p_config ->> 'encoding', 'raw') = 'raw' THEN
+        RAISE EXCEPTION 'key "cloudevents" in the config of pipeline "%" has no meaning with the encoding "raw"', p_pipeline
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Set "encoding" to "cloudevents" or "cloudevents-binary".';
+    END IF;
+    IF p_config ->> 'encoding' = 'cloudevents-binary'
+       AND (p_connector IN ('inbox', 'stdout') OR p_connector = 'webhook' AND p_config ->> 'mode' = 'batch') THEN
+        RAISE EXCEPTION 'key "encoding" in the config of pipeline "%" is "cloudevents-binary", which needs headers of each message''s own', p_pipeline
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Set it to "cloudevents", or leave it out.';
+    END IF;
 
     SELECT o.* INTO v_option FROM tide.connector_option o
      WHERE o.direction = p_direction AND o.connector IN (p_connector, '*') AND o.required
@@ -224,7 +265,13 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('%s needs it: %s', p_connector, v_option.description);
     END IF;
-    IF p_direction = 'forward' THEN
-        PERFORM tide._check_sink(p_pipeline, p_connector, p_config);
+    IF p_connector = 'nats' THEN
+        PERFORM tide._check_nats(p_pipeline, p_config);
+    ELSIF p_connector = 'kafka' THEN
+        PERFORM tide._check_kafka(p_pipeline, p_config);
+    ELSIF p_direction = 'forward' AND p_connector = 'inbox' THEN
+        PERFORM tide._check_inbox_sink(p_pipeline, p_config);
+    ELSIF p_direction = 'forward' AND p_connector = 'webhook' THEN
+        PERFORM tide._check_webhook_sink(p_pipeline, p_config);
     END IF;
 END $$;

@@ -45,8 +45,10 @@ BEGIN
       FROM tide.pipeline p JOIN tide.consumer_group g USING (group_id)
      WHERE p.pipeline_id = p_pipeline_id;
     IF FOUND THEN
+        -- What consumers in SQL have not committed is the relay's now.
+        DELETE FROM tide.consumer_lease l WHERE l.group_id = v_group.group_id;
         UPDATE tide.group_cursor
-           SET epoch = v_epoch, consumer_id = p_member_name, polled = false
+           SET epoch = v_epoch, consumer_id = p_member_name
          WHERE group_id = v_group.group_id;
         IF NOT FOUND THEN
             IF v_group.auto_offset_reset = 'none' THEN

@@ -87,6 +87,15 @@ BEGIN
                   HINT = format('Make the pipeline again, or discard the letter: SELECT tide.relay_dlq_resolve(%s).', p_dlq_id);
     END IF;
     IF v_letter.direction = 'forward' THEN
+        IF v_letter.message_key IS NOT NULL
+           AND EXISTS (SELECT FROM tide.dead_letter d
+                        WHERE d.pipeline = v_letter.pipeline AND d.message_key = v_letter.message_key
+                          AND d.resolved_at IS NULL AND d.dlq_id < p_dlq_id
+                          AND NOT EXISTS (SELECT FROM tide.redelivery r WHERE r.dlq_id = d.dlq_id)) THEN
+            RAISE EXCEPTION 'dead letter % waits behind an earlier one of its key "%"', p_dlq_id, v_letter.message_key
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      HINT = format('Their order is kept: retry them all with SELECT tide.relay_dlq_retry_all(%L), or the earlier ones first.', v_letter.pipeline);
+        END IF;
         INSERT INTO tide.redelivery (pipeline_id, dlq_id) VALUES (v_pipeline.pipeline_id, p_dlq_id)
         ON CONFLICT (dlq_id) DO NOTHING;
         RETURN true;

@@ -2,17 +2,17 @@
 -- or inbox by a statement on its own table, so that many of them do not make
 -- one plan over thousands of partitions.
 
-CREATE VIEW tide.outbox_pending AS
+CREATE OR REPLACE VIEW tide.outbox_pending AS
 SELECT o.name AS outbox_name, p.pending_count, p.oldest_at, p.max_id
   FROM tide.outbox o CROSS JOIN LATERAL tide._pending(o) p;
 
 COMMENT ON VIEW tide.outbox_pending IS
 'Per outbox: committed messages that at least one of its consumer groups has not had delivered (all messages while it has no group), the time the oldest was published, and their highest id. Exact.';
 
-CREATE VIEW tide.consumer_lag AS
+CREATE OR REPLACE VIEW tide.consumer_lag AS
 SELECT g.name AS group_name, o.name AS outbox_name, c.consumer_id, c.committed_offset,
        tide._group_lag(o, c) AS lag,
-       greatest(c.committed_at,
+       greatest(c.committed_at, c.polled_at,
                 (SELECT m.heartbeat_at
                    FROM tide.pipeline p
                    JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
@@ -25,6 +25,20 @@ SELECT g.name AS group_name, o.name AS outbox_name, c.consumer_id, c.committed_o
 COMMENT ON VIEW tide.consumer_lag IS
 'Per consumer group: who consumes, the highest message id delivered, lag = committed messages not yet delivered (exact; the whole backlog for a group that never committed), and the last sign of life.';
 
+CREATE OR REPLACE VIEW tide.consumer_leases AS
+SELECT g.name AS group_name, o.name AS outbox_name, l.consumer_id, l.lease,
+       CASE WHEN l.committed THEN 'committed'
+            WHEN l.leased_until > clock_timestamp() THEN 'out'
+            ELSE 'to be handed out again' END AS state,
+       l.from_id, l.to_id, l.attempts, l.leased_at, l.leased_until
+  FROM tide.consumer_lease l
+  JOIN tide.consumer_group g USING (group_id)
+  JOIN tide.outbox o USING (outbox_id)
+ ORDER BY o.name, g.name, l.round, l.from_id;
+
+COMMENT ON VIEW tide.consumer_leases IS
+'What tide.poll_outbox handed out of each group, in order: messages above from_id up to to_id, to whom, until when, and how often. Committed ones wait for an earlier one.';
+
 -- Advisory locks of live members and owned pipelines of this database.
 CREATE OR REPLACE FUNCTION tide._held_locks()
 RETURNS TABLE (classid bigint, objid bigint)
@@ -36,7 +50,7 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
        AND l.classid IN (1953064045, 1953064037)
 $$;
 
-CREATE VIEW tide.relay_pipeline_status AS
+CREATE OR REPLACE VIEW tide.relay_pipeline_status AS
 WITH held AS MATERIALIZED (SELECT * FROM tide._held_locks())
 SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
        CASE p.direction WHEN 'forward' THEN p.connector END AS sink,
@@ -50,12 +64,20 @@ SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
             ELSE 'no live relay' END AS state,
        CASE WHEN w.pipeline_id IS NOT NULL THEN coalesce(s.state_since, w.acquired_at)
             ELSE coalesce(last.released_at, t.reported_at, p.updated_at) END AS state_since,
-       CASE p.direction WHEN 'forward' THEN tide._group_lag(o, c) END AS lag,
-       coalesce(t.messages, 0) AS messages, t.last_error, t.last_error_at, t.reported_at
+       CASE p.direction WHEN 'forward' THEN b.lag ELSE s.source_lag END AS lag,
+       coalesce(t.messages, 0) AS messages, t.last_error, t.last_error_at, t.reported_at,
+       CASE p.direction WHEN 'forward' THEN c.committed_offset::text ELSE t.source_position END AS position,
+       CASE WHEN b.lag = 0 THEN 0 ELSE extract(epoch FROM clock_timestamp() - b.oldest_at)::numeric(20, 1) END AS lag_seconds,
+       coalesce(s.rate, 0)::numeric(20, 1) AS rate,
+       coalesce(t.retries, 0) AS retries, coalesce(t.duplicates, 0) AS duplicates,
+       (SELECT count(*) FROM tide.dead_letter d WHERE d.pipeline = p.name AND d.resolved_at IS NULL) AS dead_letters,
+       s.note
   FROM tide.pipeline p
   LEFT JOIN tide.outbox o USING (outbox_id)
   LEFT JOIN tide.inbox i USING (inbox_id)
   LEFT JOIN tide.group_cursor c USING (group_id)
+  LEFT JOIN LATERAL (SELECT b.* FROM tide.outbox x CROSS JOIN LATERAL tide._group_backlog(x, c) b
+                      WHERE x.outbox_id = p.outbox_id) b ON true
   LEFT JOIN tide.pipeline_owner last ON last.pipeline_id = p.pipeline_id
   LEFT JOIN tide.pipeline_owner w ON w.pipeline_id = p.pipeline_id AND w.released_at IS NULL
         AND EXISTS (SELECT FROM held h WHERE h.classid = 1953064045 AND h.objid = w.member_id)
@@ -63,9 +85,9 @@ SELECT p.name AS pipeline, p.direction, o.name AS outbox, i.name AS inbox,
   LEFT JOIN tide.pipeline_status s ON s.pipeline_id = w.pipeline_id AND s.epoch = w.epoch;
 
 COMMENT ON VIEW tide.relay_pipeline_status IS
-'Per pipeline: the relay that owns it and lives, its state since when, lag in messages (forward), messages moved, and the last error. Without a live owner owner is null and state is disabled, unowned (relays of its group live, none has it) or "no live relay".';
+'Per pipeline: the relay that owns it and lives, its state since when, lag in messages and, forward, in seconds; messages moved, a second and in all since it was acquired; its position (forward: the highest message id delivered; reverse: where the last message stored lay); failed attempts, duplicates refused, dead letters that wait for somebody, the last error with its time, and a note where a guarantee is less than usual. Without a live owner owner is null and state is disabled, unowned (relays of its group live, none has it) or "no live relay".';
 
-CREATE VIEW tide.inbox_summary AS
+CREATE OR REPLACE VIEW tide.inbox_summary AS
 SELECT i.name AS inbox_name, n.pending, n.claimed, n.processed, n.dead_letter, n.oldest_pending_at,
        c.accepted, c.duplicates
   FROM tide.inbox i JOIN tide.inbox_counter c USING (inbox_id) CROSS JOIN LATERAL tide._inbox_counts(i) n;

@@ -1,10 +1,11 @@
 -- Who may do what. The roles are optional: an installer that may not create
 -- roles leaves them out, and the owner can do everything.
 --
---   tide_admin      creates and configures
+--   tide_admin      creates and configures, reads everything, payloads too
 --   tide_publisher  publishes to every outbox
 --   tide_relay      what a relay needs
---   tide_reader     reads everything, changes nothing
+--   tide_reader     sees configuration, positions and counts, but no payload,
+--                   and changes nothing
 
 DO $$
 DECLARE
@@ -26,12 +27,18 @@ END $$;
 
 -- The right to INSERT into an outbox's own table rules both ways of
 -- publishing: through the root the policy asks for it.
-ALTER TABLE tide.outbox_message ENABLE ROW LEVEL SECURITY;
-CREATE POLICY publish ON tide.outbox_message FOR INSERT
-    WITH CHECK (pg_catalog.has_any_column_privilege(
-        'tide.' || pg_catalog.quote_ident(CASE WHEN pg_catalog.octet_length(outbox) <= 56 THEN outbox || '_outbox'
-                                               ELSE tide._table_name(outbox, '_outbox') END), 'INSERT'));
-CREATE POLICY read ON tide.outbox_message FOR SELECT USING (true);
+-- Made once: making them locks out every publisher.
+DO $$
+BEGIN
+    IF NOT (SELECT c.relrowsecurity FROM pg_catalog.pg_class c WHERE c.oid = 'tide.outbox_message'::regclass) THEN
+        ALTER TABLE tide.outbox_message ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY publish ON tide.outbox_message FOR INSERT
+            WITH CHECK (pg_catalog.has_any_column_privilege(
+                'tide.' || pg_catalog.quote_ident(CASE WHEN pg_catalog.octet_length(outbox) <= 56 THEN outbox || '_outbox'
+                                                       ELSE tide._table_name(outbox, '_outbox') END), 'INSERT'));
+        CREATE POLICY read ON tide.outbox_message FOR SELECT USING (true);
+    END IF;
+END $$;
 
 -- What publishing needs besides the right on the outbox itself. Only these
 -- columns: id, xid and created_at are never the publisher's choice.
@@ -47,6 +54,49 @@ BEGIN
                    ' tide.outbox_publish_batch(text, jsonb[], jsonb[]), tide._publish_refused(text, jsonb, jsonb),'
                    ' tide._table_name(text, text), tide._check_name(text, text, integer), tide._suggestion(text, text[]),'
                    ' tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
+END $$;
+
+-- Rights of the four roles on the table of an outbox.
+CREATE OR REPLACE FUNCTION tide._grant_outbox(p_table name)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM tide._if_role('tide_admin', format('GRANT SELECT ON tide.%I TO tide_admin', p_table));
+    PERFORM tide._if_role('tide_publisher', format('GRANT INSERT (headers, payload) ON tide.%I TO tide_publisher', p_table));
+    PERFORM tide._if_role('tide_relay', format('GRANT SELECT ON tide.%I TO tide_relay', p_table));
+END $$;
+
+-- What processing needs besides the right on the inbox itself.
+CREATE OR REPLACE FUNCTION tide._grant_processing(p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
+    EXECUTE format('GRANT SELECT ON tide.inbox TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.inbox_claim(text, integer, interval, text),'
+                   ' tide.inbox_extend_claim(text, text[], uuid, interval),'
+                   ' tide.inbox_mark_processed(text, text, uuid), tide.inbox_mark_processed(text, text[], uuid),'
+                   ' tide.inbox_mark_failed(text, text, text, interval, uuid), tide.replay_inbox_messages(text, text[]),'
+                   ' tide._inbox(text), tide._no_such_event(tide.inbox, text[]), tide._claim_lost(tide.inbox, text[], uuid),'
+                   ' tide._lock_events(tide.inbox, text[], uuid), tide._order_key(text), tide._check_visibility(interval),'
+                   ' tide._check_name(text, text, integer), tide._suggestion(text, text[]), tide._distance(text, text),'
+                   ' tide._quoted_list(text[]) TO %I', p_role);
+END $$;
+
+-- A role that may process an inbox sees its messages and marks them.
+CREATE OR REPLACE FUNCTION tide._processing_rights()
+RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT 'SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until, claim, failed_at)'
+$$;
+
+-- Rights of the four roles on the table of an inbox.
+CREATE OR REPLACE FUNCTION tide._grant_inbox(p_table name)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM tide._if_role('tide_admin', format('GRANT %s ON tide.%I TO tide_admin', tide._processing_rights(), p_table));
+    PERFORM tide._if_role('tide_relay', format('GRANT SELECT, INSERT, UPDATE, DELETE ON tide.%I TO tide_relay', p_table));
 END $$;
 
 CREATE OR REPLACE FUNCTION tide._check_role(p_role text)
@@ -88,6 +138,46 @@ END $$;
 COMMENT ON FUNCTION tide.outbox_revoke_publish(text, text) IS
 'Takes back what tide.outbox_grant_publish gave for this outbox. A role that is a member of tide_publisher keeps that role''s right.';
 
+-- What consuming needs besides the right to read the outbox.
+CREATE OR REPLACE FUNCTION tide._grant_consuming(p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.poll_outbox(text, text, integer, interval, text, integer),'
+                   ' tide.commit_offset(text, text, bigint, uuid), tide.extend_lease(text, text, uuid, interval),'
+                   ' tide.release_lease(text, text, uuid) TO %I', p_role);
+END $$;
+
+CREATE OR REPLACE FUNCTION tide.outbox_grant_consume(p_outbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_outbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    PERFORM tide._grant_consuming(p_role);
+    EXECUTE format('GRANT SELECT ON tide.%I TO %I', v_outbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_grant_consume(text, text) IS
+'Lets a role read this outbox and consume it by tide.poll_outbox, as any group of it that no pipeline has, and no other outbox.';
+
+CREATE OR REPLACE FUNCTION tide.outbox_revoke_consume(p_outbox text, p_role text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox tide.outbox := tide._outbox(p_outbox);
+BEGIN
+    PERFORM tide._check_role(p_role);
+    EXECUTE format('REVOKE SELECT ON tide.%I FROM %I', v_outbox.table_name, p_role);
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_revoke_consume(text, text) IS
+'Takes back what tide.outbox_grant_consume gave for this outbox.';
+
 CREATE OR REPLACE FUNCTION tide.inbox_grant_process(p_inbox text, p_role text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -96,14 +186,8 @@ DECLARE
     v_inbox tide.inbox := tide._inbox(p_inbox);
 BEGIN
     PERFORM tide._check_role(p_role);
-    EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
-    EXECUTE format('GRANT SELECT ON tide.inbox TO %I', p_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.inbox_mark_processed(text, text), tide.inbox_mark_failed(text, text, text),'
-                   ' tide.inbox_claim(text, integer, interval), tide.replay_inbox_messages(text, text[]),'
-                   ' tide._inbox(text), tide._no_such_event(tide.inbox, text), tide._check_name(text, text, integer),'
-                   ' tide._suggestion(text, text[]), tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
-    EXECUTE format('GRANT SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until)'
-                   ' ON tide.%I TO %I', v_inbox.table_name, p_role);
+    PERFORM tide._grant_processing(p_role);
+    EXECUTE format('GRANT %s ON tide.%I TO %I', tide._processing_rights(), v_inbox.table_name, p_role);
 END $$;
 
 COMMENT ON FUNCTION tide.inbox_grant_process(text, text) IS
@@ -117,8 +201,7 @@ DECLARE
     v_inbox tide.inbox := tide._inbox(p_inbox);
 BEGIN
     PERFORM tide._check_role(p_role);
-    EXECUTE format('REVOKE SELECT, UPDATE (processed_at, retry_count, last_error, next_attempt_at, claimed_until)'
-                   ' ON tide.%I FROM %I', v_inbox.table_name, p_role);
+    EXECUTE format('REVOKE %s ON tide.%I FROM %I', tide._processing_rights(), v_inbox.table_name, p_role);
 END $$;
 
 COMMENT ON FUNCTION tide.inbox_revoke_process(text, text) IS

@@ -1,3 +1,3 @@
 -- What is installed. The release is the crates' version; the number rises with
--- every change of the schema.
-INSERT INTO tide.schema_version (version, release) VALUES (1, '0.1.0');
+-- every release that changes the schema.
+INSERT INTO tide.schema_version (version, release) VALUES (2, '0.2.0');

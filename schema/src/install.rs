@@ -3,12 +3,21 @@
 //! A schema `tide` that an extension owns is left to `ALTER EXTENSION`; one
 //! that is somebody else's is never touched.
 
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::{RELEASE, VERSION, files};
 
 /// Key of the advisory lock that keeps two installers apart ("tide-sql").
 const INSTALL_LOCK: i64 = 0x7469_6465_2d73_716c;
+
+/// What an upgrade waits for one lock, while others wait behind it.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'";
+/// Another attempt comes after a pause in which everybody else goes on.
+const ATTEMPTS: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How schema `tide` came into the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +44,16 @@ impl Status {
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.version == VERSION
+    }
+
+    /// What to do when it is not.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match &self.origin {
+            _ if self.version > VERSION => "use the newer pg-tide",
+            Origin::Plain => "run \"pg-tide schema upgrade\"",
+            Origin::Extension(_) => "run ALTER EXTENSION pg_tide UPDATE",
+        }
     }
 }
 
@@ -105,6 +124,17 @@ pub enum Error {
         /// How to let it.
         grant: String,
     },
+    /// Others use the tables that the upgrade changes, and do not let go.
+    #[error(
+        "the upgrade got no lock on what it changes within {seconds} s; nothing was changed. In use by: {holders}. \
+         Let that end (or end it: SELECT pg_terminate_backend(PID)) and run the upgrade again"
+    )]
+    Busy {
+        /// How long it was tried.
+        seconds: u64,
+        /// The sessions with the oldest transactions that hold locks.
+        holders: String,
+    },
     /// PostgreSQL refused a statement.
     #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
@@ -146,6 +176,56 @@ pub async fn status(client: &Client) -> Result<Option<Status>, Error> {
 }
 
 async fn change(client: &mut Client, create: bool) -> Result<Installed, Error> {
+    let started = std::time::Instant::now();
+    for attempt in 1.. {
+        match try_change(client, create).await {
+            Err(Error::Sql(error)) if in_the_way(&error) => {
+                tracing::info!(attempt, "schema tide is in use: {}", describe(&error));
+                if attempt == ATTEMPTS {
+                    break;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+    Err(Error::Busy {
+        seconds: started.elapsed().as_secs(),
+        holders: holders(client).await?,
+    })
+}
+
+/// Whether another transaction stood in the way, so that a later attempt may
+/// succeed: a lock, or a catalogue row that both changed.
+fn in_the_way(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|db| {
+        [&SqlState::LOCK_NOT_AVAILABLE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&db.code())
+            || (*db.code() == SqlState::INTERNAL_ERROR && db.message().starts_with("tuple concurrently "))
+    })
+}
+
+/// Who holds locks in schema `tide`, the oldest transactions first.
+async fn holders(client: &Client) -> Result<String, Error> {
+    let rows = client
+        .query(
+            "SELECT format('PID %s (%s%s), in a transaction since %s', a.pid, a.usename,
+                           coalesce(', ' || nullif(a.application_name, ''), ''), a.xact_start::timestamptz(0))
+               FROM pg_stat_activity a
+              WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
+                AND EXISTS (SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+                             WHERE l.pid = a.pid AND l.granted AND c.relnamespace = to_regnamespace('tide'))
+              ORDER BY a.xact_start LIMIT 3",
+            &[],
+        )
+        .await?;
+    if rows.is_empty() {
+        return Ok("transactions that have ended meanwhile".into());
+    }
+    let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(rows.join("; "))
+}
+
+async fn try_change(client: &mut Client, create: bool) -> Result<Installed, Error> {
     let transaction = client.transaction().await?;
     // The lock is waited for in a statement of its own, so that what is read
     // next is what the installer before us left.
@@ -180,8 +260,26 @@ async fn change(client: &mut Client, create: bool) -> Result<Installed, Error> {
             origin: Origin::Extension(installed),
             ..
         }) => Err(Error::OwnedByExtension { installed }),
-        // Version 1 is the first: there is nothing to upgrade from yet.
-        Some(found) => Err(Error::NoPath { found: found.version }),
+        Some(found) => {
+            let Some(sql) = files::print_upgrade(found.version) else {
+                return Err(Error::NoPath { found: found.version });
+            };
+            check_may_upgrade(&transaction).await?;
+            transaction.batch_execute(LOCK_TIMEOUT).await?;
+            transaction.batch_execute(&sql).await?;
+            transaction.commit().await?;
+            tracing::info!(
+                from = found.version,
+                version = VERSION,
+                release = RELEASE,
+                "schema tide upgraded"
+            );
+            Ok(Installed {
+                from: Some(found.version),
+                to: VERSION,
+                origin: Origin::Plain,
+            })
+        }
     }
 }
 
@@ -240,6 +338,27 @@ async fn check_may_create(client: &impl GenericClient) -> Result<(), Error> {
         "create a schema",
         grant.get(0),
         ", or connect as the database's owner",
+    )
+    .await?)
+}
+
+async fn check_may_upgrade(client: &impl GenericClient) -> Result<(), Error> {
+    let row = client
+        .query_one(
+            "SELECT pg_has_role(n.nspowner, 'USAGE'), quote_ident(r.rolname)
+               FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'tide'",
+            &[],
+        )
+        .await?;
+    if row.get(0) {
+        return Ok(());
+    }
+    let owner: String = row.get(1);
+    Err(forbidden(
+        client,
+        "upgrade schema \"tide\"",
+        &format!("GRANT {owner}"),
+        &format!(", or connect as its owner {owner}"),
     )
     .await?)
 }

@@ -7,12 +7,14 @@
 
 mod files;
 mod install;
+mod options;
 
-pub use files::{FILES, print};
+pub use files::{FILES, print, print_upgrade};
 pub use install::{Error, Installed, Origin, Status, install, status, upgrade};
+pub use options::{ConnectorOption, options};
 
-/// Version of the schema; rises with every change of it.
-pub const VERSION: i32 = 1;
+/// Version of the schema; rises with every release that changes it.
+pub const VERSION: i32 = 2;
 
 /// Release of the crates that this schema comes with.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -158,7 +158,7 @@ impl ClientTls {
 }
 
 /// `DnsName("a.example")` as a.example.
-fn names(presented: &[String]) -> String {
+pub(crate) fn names(presented: &[String]) -> String {
     let plain: Vec<&str> = presented
         .iter()
         .map(|name| name.split('"').nth(1).unwrap_or(name))
@@ -200,7 +200,7 @@ fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
 /// What the system trusts; if nothing, servers fail by an unknown authority.
 /// Kept for a while: reading it costs milliseconds, and a thousand pipelines
 /// may connect at once.
-fn system_roots() -> Arc<RootCertStore> {
+pub(crate) fn system_roots() -> Arc<RootCertStore> {
     static KEPT: Mutex<Option<(Instant, Arc<RootCertStore>)>> = Mutex::new(None);
     let mut kept = KEPT.lock();
     if let Some((since, roots)) = &*kept

@@ -13,7 +13,7 @@ pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = if filter.contains(',') || filter.contains('=') {
         filter.to_owned()
     } else {
-        format!("{filter},async_nats=warn,librdkafka=error")
+        format!("{filter},async_nats=off,librdkafka=error")
     };
     let filter = EnvFilter::try_new(&filter).map_err(|e| format!("--log-level \"{filter}\": {e}"))?;
     let builder = tracing_subscriber::fmt()

@@ -9,7 +9,7 @@ use super::{RelayArguments, logging};
 use crate::status::{self, Health, Metrics};
 use crate::supervisor::{self, Settings};
 
-pub(super) async fn run(arguments: RelayArguments) -> Result<(), String> {
+pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
     let database = arguments.postgres.database().map_err(|e| e.to_string())?;
     let group = arguments.relay_group_id.trim();
     if group.is_empty() {
@@ -51,7 +51,7 @@ pub(super) async fn run(arguments: RelayArguments) -> Result<(), String> {
     supervisor::run(database, settings, metrics, health, stop).await;
     serving_stop.cancel();
     let _ = tokio::time::timeout(std::time::Duration::from_secs(1), serving).await;
-    Ok(())
+    Ok(super::Ended::Well)
 }
 
 /// The first SIGTERM or SIGINT stops gracefully, the second at once.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::kafka_security::KafkaSecurity;
 use super::options::{OptionError, Options};
 use super::sinks::Delivery;
-use super::tls::TlsSpec;
 use crate::encode::Template;
 
 /// How Kafka is reached, by sinks and sources alike.
@@ -12,9 +12,7 @@ use crate::encode::Template;
 pub(crate) struct KafkaConnection {
     pub(crate) brokers: String,
     pub(crate) client_id: Option<String>,
-    /// As librdkafka takes it.
-    pub(crate) security_protocol: &'static str,
-    pub(crate) tls: TlsSpec,
+    pub(crate) security: KafkaSecurity,
     /// Handed to librdkafka as they are.
     pub(crate) librdkafka: Vec<(String, String)>,
 }
@@ -35,15 +33,40 @@ pub(crate) struct KafkaSinkSpec {
 }
 
 /// Settings of librdkafka on which delivery rests; not for users to change.
-const RESERVED: [&str; 8] = [
-    "bootstrap.servers",
-    "metadata.broker.list",
-    "enable.idempotence",
-    "enable.gapless.guarantee",
+const RESERVED: [&str; 15] = [
     "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "delivery.report.only.error",
+    "delivery.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "isolation.level",
+    "message.timeout.ms",
+    "metadata.broker.list",
     "request.required.acks",
     "transactional.id",
-    "delivery.report.only.error",
+];
+
+/// Settings of librdkafka for which there is an option.
+const OWN: [(&str, &str); 14] = [
+    ("batch.size", "batch_bytes"),
+    ("client.id", "client_id"),
+    ("compression.codec", "compression"),
+    ("compression.type", "compression"),
+    ("linger.ms", "linger_ms"),
+    ("queue.buffering.max.ms", "linger_ms"),
+    ("sasl.mechanism", "sasl_mechanism"),
+    ("sasl.mechanisms", "sasl_mechanism"),
+    ("sasl.username", "sasl_username"),
+    ("security.protocol", "security_protocol"),
+    ("ssl.ca.location", "tls_ca"),
+    ("ssl.certificate.location", "tls_cert"),
+    ("ssl.key.location", "tls_key"),
+    ("ssl.keystore.location", "tls_key"),
 ];
 
 impl KafkaConnection {
@@ -51,32 +74,53 @@ impl KafkaConnection {
         let connection = Self {
             brokers: options.required_list("brokers")?.join(","),
             client_id: options.text("client_id")?,
-            security_protocol: options
-                .one_of(
-                    "security_protocol",
-                    &["plaintext", "ssl"].map(|name| (name, name)),
-                )?
-                .unwrap_or("plaintext"),
-            tls: TlsSpec::read(options)?,
+            security: KafkaSecurity::read(options)?,
             librdkafka: options.object("librdkafka", "librdkafka.")?.into_texts()?,
         };
-        if let Some((key, _)) = connection
-            .librdkafka
-            .iter()
-            .find(|(k, _)| RESERVED.contains(&k.as_str()))
-        {
-            return Err(OptionError::Bad {
-                key: format!("librdkafka.{key}"),
-                reason: "delivery rests on this setting; it cannot be changed".into(),
-            });
+        for (name, _) in &connection.librdkafka {
+            if let Some(reason) = refused_property(name) {
+                return Err(OptionError::Bad {
+                    key: format!("librdkafka.{name}"),
+                    reason,
+                });
+            }
         }
         Ok(connection)
     }
 }
 
+#[cfg(test)]
+impl KafkaConnection {
+    /// A connection by its options.
+    pub(crate) fn for_tests(options: serde_json::Value) -> Self {
+        let serde_json::Value::Object(options) = options else {
+            unreachable!("options are an object")
+        };
+        Self::read(&mut Options::new(options)).unwrap_or_else(|e| unreachable!("{e}"))
+    }
+}
+
+/// Why a property of librdkafka cannot be set by hand. Never shows its value.
+fn refused_property(name: &str) -> Option<String> {
+    let secret = ["password", "secret", "oauthbearer.config", ".pem"]
+        .iter()
+        .any(|part| name.contains(part));
+    if secret {
+        return Some(
+            "is a secret; use the option of its own, such as \"sasl_password\", with a reference".into(),
+        );
+    }
+    if RESERVED.contains(&name) {
+        return Some("delivery rests on this setting; it cannot be changed".into());
+    }
+    OWN.iter()
+        .find(|(own, _)| *own == name)
+        .map(|(_, option)| format!("is set by the option \"{option}\""))
+}
+
 impl KafkaSinkSpec {
     pub(super) fn read(options: &mut Options) -> Result<Self, OptionError> {
-        Ok(Self {
+        let spec = Self {
             connection: KafkaConnection::read(options)?,
             topic: options.required_template("topic")?,
             key: options.template("key")?,
@@ -98,7 +142,54 @@ impl KafkaSinkSpec {
             batch_bytes: options
                 .number("batch_bytes", 1_024..=100_000_000)?
                 .unwrap_or(1_000_000),
-            delivery: Delivery::read(options)?,
-        })
+            delivery: options
+                .one_of(
+                    "delivery",
+                    &[
+                        ("exactly-once", Delivery::ExactlyOnce),
+                        ("at-least-once", Delivery::AtLeastOnce),
+                        ("transactional", Delivery::Transactional),
+                    ],
+                )?
+                .unwrap_or(Delivery::ExactlyOnce),
+        };
+        if spec.delivery == Delivery::Transactional && spec.acks != "all" {
+            return Err(OptionError::Bad {
+                key: "acks".into(),
+                reason: format!(
+                    "must be \"all\" with \"delivery\" \"transactional\", not \"{}\"",
+                    spec.acks
+                ),
+            });
+        }
+        Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sql_refuses_the_same_properties_of_librdkafka() {
+        let (_, sql) = pg_tide_schema::FILES
+            .iter()
+            .find(|(name, _)| *name == "56_options_kafka.sql")
+            .unwrap();
+        for name in RESERVED {
+            assert!(sql.contains(&format!("'{name}'")), "{name}");
+        }
+        for (name, option) in OWN {
+            assert!(sql.contains(&format!("\"{name}\": \"{option}\"")), "{name}");
+        }
+        for (name, want) in [
+            ("sasl.password", "is a secret"),
+            ("ssl.key.pem", "is a secret"),
+            ("acks", "delivery rests on this"),
+            ("linger.ms", "is set by the option \"linger_ms\""),
+        ] {
+            assert!(refused_property(name).unwrap().contains(want), "{name}");
+        }
+        assert_eq!(refused_property("socket.keepalive.enable"), None);
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::secret::{SecretRef, Setting};
-use crate::encode::Template;
+use crate::encode::{Filter, Template};
+use crate::human;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -330,6 +331,45 @@ impl Options {
         })
     }
 
+    /// Headers to add: an object of names and templates.
+    pub(crate) fn templates(&mut self, key: &'static str) -> Result<Vec<(String, Template)>, OptionError> {
+        let Some(found) = self.take(key) else {
+            return Ok(Vec::new());
+        };
+        let Value::Object(map) = found else {
+            return self.kind(key, "an object of texts", &found);
+        };
+        map.into_iter()
+            .map(|(name, value)| match value {
+                Value::String(text) => match text.parse() {
+                    Ok(template) => Ok((name, template)),
+                    Err(e) => Err(OptionError::Bad {
+                        key: format!("{}.{name}", self.key(key)),
+                        reason: crate::encode::TemplateError::to_string(&e),
+                    }),
+                },
+                other => self.kind(&format!("{key}.{name}"), "a text", &other),
+            })
+            .collect()
+    }
+
+    /// Conditions on the messages that the pipeline takes.
+    pub(crate) fn filter(&mut self, key: &'static str) -> Result<Option<Filter>, OptionError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Filter::read(&map).map(Some).map_err(|e| OptionError::Bad {
+                key: format!("{}.{}", self.key(key), e.key),
+                reason: e.reason,
+            }),
+            Some(other) => self.kind(key, "an object", &other),
+        }
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left.values().all(Value::is_null)
+    }
+
     /// All that is left, as texts: a map handed on to a client library.
     pub(crate) fn into_texts(self) -> Result<Vec<(String, String)>, OptionError> {
         self.left
@@ -350,13 +390,7 @@ impl Options {
         let Some(key) = self.left.keys().next() else {
             return Ok(());
         };
-        let nearest = self
-            .known
-            .iter()
-            .map(|known| (strsim::levenshtein(key, known), *known))
-            .min()
-            .filter(|(distance, known)| *distance <= known.len().max(3) / 2)
-            .map(|(_, known)| self.key(known));
+        let nearest = human::nearest(key, self.known.iter().copied()).map(|known| self.key(known));
         Err(OptionError::Unknown {
             key: self.key(key),
             nearest,

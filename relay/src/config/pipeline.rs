@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::common::{self, DeadLetterPolicy, Ordering};
 use super::options::{OptionError, Options};
 use super::secret::SecretRef;
 use super::sinks::{SinkSpec, SourceSpec};
-use crate::encode::Identity;
+use crate::encode::{Filter, Format, Identity};
 
 /// A pipeline as it stands in SQL.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,7 @@ pub(crate) struct PipelineRow {
     pub(crate) config: Value,
     pub(crate) batch_size: i32,
     pub(crate) idempotent: bool,
+    pub(crate) max_retries: i32,
     /// Name of the outbox or inbox.
     pub(crate) store: String,
     pub(crate) table: String,
@@ -68,6 +70,10 @@ pub(crate) struct ForwardSpec {
     pub(crate) group_id: i32,
     /// Messages sent and not yet acknowledged.
     pub(crate) max_in_flight: usize,
+    pub(crate) format: Format,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) ordering: Ordering,
+    pub(crate) dead_letter: DeadLetterPolicy,
     pub(crate) sink: SinkSpec,
 }
 
@@ -82,6 +88,8 @@ pub(crate) struct ReverseSpec {
     pub(crate) message_id_header: Option<String>,
     /// Path into the payload, by dots, to what stands for the content.
     pub(crate) dedup_key: Option<Vec<String>>,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) dead_letter: DeadLetterPolicy,
     pub(crate) source: SourceSpec,
 }
 
@@ -137,16 +145,21 @@ impl PipelineSpec {
             "forward" => {
                 // Bound to a group in SQL when the pipeline was set.
                 options.text("consumer_group")?;
-                options.one_of("encoding", &[("raw", ())])?;
                 let sink = SinkSpec::read(&row.connector, &mut options)?;
                 let max_in_flight = options
                     .number("max_in_flight", 1..=100_000)?
                     .unwrap_or(sink.default_in_flight());
+                let format = common::format(&mut options, &row.connector)?;
+                sink.check_encoding(&format.encoding)?;
                 Work::Forward(Box::new(ForwardSpec {
                     outbox: row.store.clone(),
                     table: row.table.clone(),
                     group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
                     max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
+                    format,
+                    filter: options.filter("filter")?,
+                    ordering: Ordering::read(&mut options)?,
+                    dead_letter: DeadLetterPolicy::read(&mut options, 0)?,
                     sink,
                 }))
             }
@@ -161,6 +174,8 @@ impl PipelineSpec {
                         .map(str::to_owned)
                         .collect()
                 }),
+                filter: options.filter("filter")?,
+                dead_letter: DeadLetterPolicy::read(&mut options, row.max_retries.try_into().unwrap_or(0))?,
                 source: SourceSpec::read(&row.connector, &mut options)?,
             })),
         };
@@ -195,6 +210,7 @@ mod tests {
             config,
             batch_size: 100,
             idempotent: true,
+            max_retries: 3,
             store: "orders".into(),
             table: "orders_outbox".into(),
             group_id: Some(1),

@@ -90,6 +90,11 @@ impl SecretRef {
 }
 
 impl Secret {
+    /// Keeps a part of another secret from being shown.
+    pub(crate) fn new(value: &str) -> Self {
+        Self(value.to_owned())
+    }
+
     /// The value itself, for the one place that needs it.
     pub(crate) fn expose(&self) -> &str {
         &self.0

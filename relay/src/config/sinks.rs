@@ -5,6 +5,7 @@ use super::kafka::KafkaSinkSpec;
 use super::nats::{NatsSinkSpec, NatsSourceSpec};
 use super::options::{OptionError, Options};
 use super::webhook::WebhookSinkSpec;
+use crate::encode::Encoding;
 
 /// What is promised to a plain consumer across a relay's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) enum Delivery {
     ExactlyOnce,
     /// What was in flight is sent again.
     AtLeastOnce,
+    /// The broker fences an owner that was replaced (Kafka).
+    Transactional,
 }
 
 impl Delivery {
@@ -29,7 +32,7 @@ impl Delivery {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SinkSpec {
     Kafka(Box<KafkaSinkSpec>),
-    Nats(NatsSinkSpec),
+    Nats(Box<NatsSinkSpec>),
     Inbox(Box<InboxSinkSpec>),
     Webhook(Box<WebhookSinkSpec>),
     /// Lines on standard output.
@@ -41,7 +44,7 @@ impl SinkSpec {
     pub(super) fn read(connector: &str, options: &mut Options) -> Result<Self, OptionError> {
         Ok(match connector {
             "kafka" => Self::Kafka(Box::new(KafkaSinkSpec::read(options)?)),
-            "nats" => Self::Nats(NatsSinkSpec::read(options)?),
+            "nats" => Self::Nats(Box::new(NatsSinkSpec::read(options)?)),
             "inbox" => Self::Inbox(Box::new(InboxSinkSpec::read(options)?)),
             "webhook" => Self::Webhook(Box::new(WebhookSinkSpec::read(options)?)),
             "stdout" => {
@@ -53,6 +56,24 @@ impl SinkSpec {
                 return Err(not_allowed("sink", allowed, other));
             }
         })
+    }
+
+    /// Refuses an encoding that needs headers of each message's own where there
+    /// are none.
+    pub(super) fn check_encoding(&self, encoding: &Encoding) -> Result<(), OptionError> {
+        let without = match self {
+            Self::Kafka(_) | Self::Nats(_) => false,
+            Self::Inbox(_) | Self::Stdout => true,
+            Self::Webhook(webhook) => webhook.batch,
+        };
+        if without && matches!(encoding, Encoding::Binary(..)) {
+            return Err(OptionError::Bad {
+                key: "encoding".into(),
+                reason: "\"cloudevents-binary\" needs headers of each message's own; set it to \"cloudevents\", or leave it out"
+                    .into(),
+            });
+        }
+        Ok(())
     }
 
     /// Messages that may be sent and not yet acknowledged, when nothing else is
@@ -68,14 +89,14 @@ impl SinkSpec {
 /// Where a reverse pipeline receives from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SourceSpec {
-    Nats(NatsSourceSpec),
+    Nats(Box<NatsSourceSpec>),
 }
 
 impl SourceSpec {
     /// Reads the options of a source of this kind.
     pub(super) fn read(connector: &str, options: &mut Options) -> Result<Self, OptionError> {
         Ok(match connector {
-            "nats" => Self::Nats(NatsSourceSpec::read(options)?),
+            "nats" => Self::Nats(Box::new(NatsSourceSpec::read(options)?)),
             other => return Err(not_allowed("source", "\"nats\"", other)),
         })
     }

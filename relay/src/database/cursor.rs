@@ -66,6 +66,19 @@ pub(crate) async fn cluster(session: &mut Session) -> Result<Cluster, Failure> {
     })
 }
 
+/// A name for this database that no other has, and that stays the same when a
+/// standby takes over.
+pub(crate) async fn origin(session: &mut Session, cluster: Cluster) -> Result<Arc<str>, Failure> {
+    let failed = |e| Failure::postgres("reading the database's name", &e);
+    let row = session
+        .client
+        .query_one("SELECT current_database()::text", &[])
+        .await
+        .map_err(failed)?;
+    let name: &str = row.try_get(0).map_err(failed)?;
+    Ok(format!("{}-{name}", cluster.system_identifier).into())
+}
+
 /// Reads a group's cursor.
 pub(crate) async fn read(session: &mut Session, group_id: i32) -> Result<StoredCursor, Failure> {
     let failed = |e| Failure::postgres("reading the cursor", &e);
@@ -174,6 +187,7 @@ pub(crate) async fn dead_letter(
     pipeline: (&str, i32, i64),
     event_id: &str,
     row: &Row,
+    key: Option<&str>,
     error: &str,
 ) -> Result<bool, Failure> {
     let failed = |e| Failure::postgres("writing a dead letter", &e);
@@ -184,8 +198,8 @@ pub(crate) async fn dead_letter(
         .prepare(
             "WITH mine AS (SELECT 1 FROM tide.group_cursor WHERE group_id = $1 AND epoch = $2 FOR SHARE),
                   written AS (
-                      INSERT INTO tide.dead_letter (pipeline, direction, message_id, event_id, headers, payload, error)
-                      SELECT $3, 'forward', $4, $5, $6::text::jsonb, $7::text::jsonb, $8 FROM mine
+                      INSERT INTO tide.dead_letter (pipeline, direction, message_id, event_id, headers, payload, error, message_key)
+                      SELECT $3, 'forward', $4, $5, $6::text::jsonb, $7::text::jsonb, $8, $9 FROM mine
                       ON CONFLICT DO NOTHING RETURNING 1)
              SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM written)",
         )
@@ -199,7 +213,7 @@ pub(crate) async fn dead_letter(
         .query_one(
             &statement,
             &[
-                &group_id, &epoch, &name, &row.id, &event_id, &headers, &payload, &error,
+                &group_id, &epoch, &name, &row.id, &event_id, &headers, &payload, &error, &key,
             ],
         )
         .await
@@ -209,4 +223,22 @@ pub(crate) async fn dead_letter(
         return Err(Failure::lost("another relay owns the pipeline"));
     }
     Ok(counted.try_get::<_, i64>(1).map_err(failed)? > 0)
+}
+
+/// Keys of a pipeline's unresolved dead letters.
+pub(crate) async fn dead_keys(pool: &Pool, pipeline: &str) -> Result<HashSet<String>, Failure> {
+    let failed = |e| Failure::postgres("reading the dead letters", &e);
+    let lease = pool.get().await.map_err(|e| Failure::transient(e.to_string()))?;
+    let rows = lease
+        .session
+        .client
+        .query(
+            "SELECT DISTINCT message_key FROM tide.dead_letter
+              WHERE pipeline = $1 AND resolved_at IS NULL AND message_key IS NOT NULL",
+            &[&pipeline],
+        )
+        .await
+        .map_err(failed)?;
+    lease.done();
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }

@@ -1,13 +1,28 @@
 //! PostgreSQL as the relay uses it: connections, pools, and one function per
 //! statement, grouped by subject.
 
-mod connect;
+mod certificate;
+mod conninfo;
 pub(crate) mod cursor;
+mod dial;
+mod error;
 pub(crate) mod feed;
 pub(crate) mod inbox;
+mod keys;
 pub(crate) mod outbox;
 pub(crate) mod ownership;
+mod pool;
+mod pooler;
 pub(crate) mod redelivery;
 pub(crate) mod report;
+mod session;
+mod target;
+mod tls;
+mod url;
+mod verifier;
 
-pub(crate) use connect::{Database, DatabaseError, Pool, Profile, Session, describe};
+pub(crate) use error::{DatabaseError, describe};
+pub(crate) use pool::Pool;
+pub(crate) use session::{Profile, Session};
+pub(crate) use target::TlsOverrides;
+pub(crate) use url::Database;

@@ -140,20 +140,42 @@ pub(crate) async fn heartbeat(session: &mut Session, member: &Member) -> Result<
     Ok(())
 }
 
+/// Pipelines as [`pipeline_row`] reads them; a condition on `p` may follow.
+pub(crate) const PIPELINES: &str =
+    "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
+            coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
+            (SELECT max(r.redelivery_id) FROM tide.redelivery r WHERE r.pipeline_id = p.pipeline_id),
+            p.max_retries
+       FROM tide.pipeline p
+       LEFT JOIN tide.outbox o USING (outbox_id)
+       LEFT JOIN tide.inbox i USING (inbox_id)";
+
+/// Reads a row of [`PIPELINES`].
+pub(crate) fn pipeline_row(row: &tokio_postgres::Row) -> Result<PipelineRow, tokio_postgres::Error> {
+    Ok(PipelineRow {
+        pipeline_id: row.try_get(0)?,
+        name: row.try_get(1)?,
+        direction: row.try_get(2)?,
+        connector: row.try_get(3)?,
+        config: serde_json::from_str(row.try_get(4)?).unwrap_or(Value::Null),
+        batch_size: row.try_get(5)?,
+        idempotent: row.try_get(6)?,
+        store: row.try_get(7)?,
+        table: row.try_get(8)?,
+        group_id: row.try_get(9)?,
+        inbox_id: row.try_get(10)?,
+        redelivery: row.try_get(11)?,
+        max_retries: row.try_get(12)?,
+    })
+}
+
 /// The enabled pipelines of a relay group.
 pub(crate) async fn pipelines(session: &mut Session, group: &str) -> Result<Vec<PipelineRow>, Failure> {
     let failed = |e| Failure::postgres("reading the pipelines", &e);
     let statement = session
-        .prepare(
-            "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
-                    coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
-                    (SELECT max(r.redelivery_id) FROM tide.redelivery r WHERE r.pipeline_id = p.pipeline_id)
-               FROM tide.pipeline p
-               LEFT JOIN tide.outbox o USING (outbox_id)
-               LEFT JOIN tide.inbox i USING (inbox_id)
-              WHERE p.enabled AND p.relay_group = $1
-              ORDER BY p.pipeline_id",
-        )
+        .prepare(&format!(
+            "{PIPELINES} WHERE p.enabled AND p.relay_group = $1 ORDER BY p.pipeline_id"
+        ))
         .await
         .map_err(failed)?;
     let rows = session
@@ -162,23 +184,8 @@ pub(crate) async fn pipelines(session: &mut Session, group: &str) -> Result<Vec<
         .await
         .map_err(failed)?;
     rows.iter()
-        .map(|row| {
-            Ok(PipelineRow {
-                pipeline_id: row.try_get(0)?,
-                name: row.try_get(1)?,
-                direction: row.try_get(2)?,
-                connector: row.try_get(3)?,
-                config: serde_json::from_str(row.try_get(4)?).unwrap_or(Value::Null),
-                batch_size: row.try_get(5)?,
-                idempotent: row.try_get(6)?,
-                store: row.try_get(7)?,
-                table: row.try_get(8)?,
-                group_id: row.try_get(9)?,
-                inbox_id: row.try_get(10)?,
-                redelivery: row.try_get(11)?,
-            })
-        })
-        .collect::<Result<_, tokio_postgres::Error>>()
+        .map(pipeline_row)
+        .collect::<Result<_, _>>()
         .map_err(failed)
 }
 

@@ -58,6 +58,14 @@ impl<'a> Headers<'a> {
         Ok(headers)
     }
 
+    /// Sets a header, in place of one of this name.
+    pub(crate) fn set(&mut self, name: Cow<'a, str>, value: Cow<'a, str>) {
+        match self.0.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, old)) => *old = Some(value),
+            None => self.0.push((name, Some(value))),
+        }
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()

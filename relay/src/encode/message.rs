@@ -73,7 +73,7 @@ mod tests {
             outbox: "a \"b\"".into(),
         };
         let mut encoder = Encoder::new(identity.clone(), DestinationKind::Only, Template::default(), None);
-        let event = encoder.encode(&row).unwrap();
+        let event = encoder.encode(&row).unwrap().unwrap();
         let mut out = Vec::new();
         Message::of(&event, &identity).write(&mut out);
         String::from_utf8(out).unwrap()

@@ -1,10 +1,14 @@
 //! From an outbox row to what a sink sends: destination, key, headers, value.
 //! Pure. A row that cannot be encoded is rejected with its reason, alone.
 
+mod filter;
+mod format;
 mod headers;
 mod message;
 mod template;
 
+pub(crate) use filter::Filter;
+pub(crate) use format::{CloudEvent, Encoding, Format};
 pub(crate) use headers::Headers;
 pub(crate) use message::Message;
 pub(crate) use template::{Template, TemplateError, field};
@@ -190,9 +194,12 @@ pub(crate) struct Encoder {
     kind: DestinationKind,
     destination: Template,
     key: Option<Template>,
+    format: Format,
+    filter: Option<Filter>,
     destination_text: String,
     key_text: String,
     tide_id: String,
+    value: Bytes,
 }
 
 impl Encoder {
@@ -207,23 +214,47 @@ impl Encoder {
             kind,
             destination,
             key,
+            format: Format::default(),
+            filter: None,
             destination_text: String::new(),
             key_text: String::new(),
             tide_id: String::new(),
+            value: Bytes::new(),
         }
     }
 
-    /// Encodes one row.
+    /// What messages are taken, and what they are dressed in.
+    #[must_use]
+    pub(crate) fn with(self, format: Format, filter: Option<Filter>) -> Self {
+        Self {
+            format,
+            filter,
+            ..self
+        }
+    }
+
+    /// The key of a row, when it has one.
+    pub(crate) fn key_of(&mut self, row: &Row) -> Option<Vec<u8>> {
+        let event = self.encode(row).ok()??;
+        event.key.map(<[u8]>::to_vec)
+    }
+
+    /// Encodes one row; none when the pipeline does not take it.
     ///
     /// A key whose template names a missing field is no key at all: the event
     /// still goes out. A destination that cannot be made rejects the message.
     ///
     /// # Errors
     /// The reason why the message must be dead-lettered.
-    pub(crate) fn encode<'a>(&'a mut self, row: &'a Row) -> Result<Event<'a>, Rejection> {
+    pub(crate) fn encode<'a>(&'a mut self, row: &'a Row) -> Result<Option<Event<'a>>, Rejection> {
         use std::fmt::Write as _;
 
-        let headers = Headers::parse(&row.headers).map_err(Rejection::Headers)?;
+        let mut headers = Headers::parse(&row.headers).map_err(Rejection::Headers)?;
+        if let Some(filter) = &self.filter
+            && !filter.takes(|name| headers.get(name), &row.payload)
+        {
+            return Ok(None);
+        }
         let source = template::Source {
             identity: &self.identity,
             row,
@@ -265,15 +296,24 @@ impl Encoder {
             "{}:{}:{}",
             self.identity.outbox, row.id, row.created_at
         );
-        Ok(Event {
+        let mut payload = &row.payload;
+        if !self.format.is_plain() {
+            let (added, value) = self.format.dress(&self.tide_id, &source)?;
+            format::join(&mut headers, added);
+            if let Some(value) = value {
+                self.value = value;
+                payload = &self.value;
+            }
+        }
+        Ok(Some(Event {
             tide_id: &self.tide_id,
             destination: &self.destination_text,
             key,
             headers,
-            payload: &row.payload,
+            payload,
             redelivery: row.redelivery,
             row,
-        })
+        }))
     }
 }
 
@@ -305,7 +345,7 @@ mod tests {
     }
 
     fn sent(e: &mut Encoder, row: &Row) -> Result<(String, Option<String>), Rejection> {
-        let event = e.encode(row)?;
+        let event = e.encode(row)?.unwrap();
         assert_eq!(event.tide_id, "orders:7:1700000000000001");
         let key = event.key.map(|k| String::from_utf8(k.to_vec()).unwrap());
         Ok((event.destination.to_owned(), key))

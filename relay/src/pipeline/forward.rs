@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{Checkpoints, flatten, reply};
+use super::refusal::{Keys, Refusals};
 use super::{Backoff, Shared};
-use crate::config::{ForwardSpec, PipelineSpec};
+use crate::config::{ForwardSpec, Ordering, PipelineSpec};
 use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
-use crate::encode::{Encoder, EventId, Rejection, Row};
+use crate::encode::{Encoder, EventId, Row};
 use crate::failure::Failure;
 use crate::sink::{News, Opening, Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
@@ -38,6 +39,7 @@ pub(super) struct Run<'a> {
     pub(super) shared: &'a Shared,
     pub(super) spec: &'a PipelineSpec,
     pub(super) forward: &'a ForwardSpec,
+    pub(super) refusals: &'a Refusals,
     pub(super) epoch: i64,
     pub(super) status: &'a PipelineStatus,
     pub(super) stop: &'a CancellationToken,
@@ -53,6 +55,7 @@ pub(super) struct Attempt {
     pub(super) landed: HashSet<EventId>,
     /// To be sent with nothing else in flight.
     pub(super) suspect: Option<i64>,
+    pub(super) keys: Keys,
     checkpoints: Checkpoints,
 }
 
@@ -63,6 +66,8 @@ impl Run<'_> {
         let identity = self.spec.identity();
         let opening = Opening {
             identity: &identity,
+            origin: &self.shared.origin,
+            encoding: &self.forward.format.encoding,
             max_in_flight: self.forward.max_in_flight,
             batch_size: self.spec.batch_size,
             retry: self.spec.retry,
@@ -82,11 +87,13 @@ impl Run<'_> {
         }
         let mut attempt = Attempt {
             sink,
-            encoder: Sink::encoder(&self.forward.sink, identity),
+            encoder: Sink::encoder(&self.forward.sink, identity)
+                .with(self.forward.format.clone(), self.forward.filter.clone()),
             window: Window::new(progress),
             low_water: LowWater::new(stored.low_water_id, stored.low_water_positions),
             landed: HashSet::new(),
             suspect,
+            keys: Keys::default(),
             checkpoints: Checkpoints::new(Instant::now()),
         };
         let result = async {
@@ -98,6 +105,7 @@ impl Run<'_> {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
+            attempt.keys = self.waiting_keys().await?;
             self.deliver(&mut attempt, backoff).await
         }
         .await;
@@ -223,10 +231,12 @@ impl Run<'_> {
             if a.window.is_empty() {
                 heard_at = Instant::now();
             } else if heard_at.elapsed() > STALLED {
+                let why = a.sink.why_stalled().await.map(|why| format!(": {why}"));
                 return Err(Failure::transient(format!(
-                    "no acknowledgement for {} s with {} messages in flight",
+                    "no acknowledgement for {} s with {} messages in flight{}",
                     STALLED.as_secs(),
-                    a.window.len()
+                    a.window.len(),
+                    why.unwrap_or_default()
                 )));
             }
             self.advance(a, backoff);
@@ -305,35 +315,55 @@ impl Run<'_> {
             let Some(row) = pending.page.rows.get(pending.next) else {
                 return Ok(true);
             };
-            let full = a.window.len() >= self.forward.max_in_flight || a.window.bytes() >= WINDOW_BYTES;
+            let full = !a.sink.accepts()
+                || a.window.len() >= self.forward.max_in_flight
+                || a.window.bytes() >= WINDOW_BYTES;
             if full || (a.suspect.is_some_and(|id| id <= row.id) && !a.window.is_empty()) {
                 return Ok(false);
             }
             if a.landed.remove(&row.event_id()) {
-                let ticket = a.window.push(row.id, row.created_at, row.bytes());
-                a.window.settle(ticket, Settlement::Done);
+                settled(a, row);
                 self.status.skipped(1);
-            } else {
-                self.send(a, row).await?;
+            } else if !self.send(a, row).await? {
+                return Ok(false);
             }
             pending.next += 1;
         }
         Ok(true)
     }
 
-    async fn send(&self, a: &mut Attempt, row: &Row) -> Result<(), Failure> {
+    /// Sends a row; false when it must wait for outcomes.
+    async fn send(&self, a: &mut Attempt, row: &Row) -> Result<bool, Failure> {
         loop {
             let event = match a.encoder.encode(row) {
-                Ok(event) => event,
-                Err(rejection) => return self.reject(a, row, &rejection).await,
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    self.status.filtered(1);
+                    settled(a, row);
+                    return Ok(true);
+                }
+                Err(rejection) => {
+                    self.refuse(a, row, None, &rejection.to_string()).await?;
+                    settled(a, row);
+                    return Ok(true);
+                }
             };
+            let key = event.key.filter(|_| self.forward.ordering == Ordering::Strict);
+            let key = key.map(<[u8]>::to_vec);
             if a.sink.is_open(event.destination) {
+                if self.is_behind(&a.keys, row, key.as_deref()).await? {
+                    settled(a, row);
+                    return Ok(true);
+                }
+                if a.keys.must_wait(key.as_deref(), a.window.is_empty()) {
+                    return Ok(false);
+                }
                 let ticket = a.window.push(row.id, row.created_at, row.bytes());
                 if let Some(reason) = a.sink.send(ticket, &event).await? {
-                    self.dead_letter(row, &reason).await?;
+                    self.refuse(a, row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
-                return Ok(());
+                return Ok(true);
             }
             let destination = event.destination.to_owned();
             self.open_destination(a, &destination).await?;
@@ -348,24 +378,6 @@ impl Run<'_> {
         a.window.add_positions(&new);
         a.low_water.add_positions(&new);
         self.checkpoint_now(a, false).await
-    }
-
-    async fn reject(&self, a: &mut Attempt, row: &Row, rejection: &Rejection) -> Result<(), Failure> {
-        self.dead_letter(row, &rejection.to_string()).await?;
-        let ticket = a.window.push(row.id, row.created_at, row.bytes());
-        a.window.settle(ticket, Settlement::Done);
-        Ok(())
-    }
-
-    async fn dead_letter(&self, row: &Row, reason: &str) -> Result<(), Failure> {
-        let event_id = row.event_id().text(&self.forward.outbox);
-        let pipeline = (self.spec.name.as_str(), self.forward.group_id, self.epoch);
-        // It may be there from an attempt that got no further.
-        if store::dead_letter(&self.shared.writers, pipeline, &event_id, row, reason).await? {
-            tracing::warn!(pipeline = self.spec.name, event_id, "dead-lettered: {reason}");
-            self.status.dead_lettered(1);
-        }
-        Ok(())
     }
 
     /// Tells how a sink fares that tries again by itself.
@@ -399,7 +411,8 @@ impl Run<'_> {
                 Outcome::Rejected(reason) => {
                     if let Some(id) = a.window.id_of(ticket) {
                         let row = self.read_one(id).await?;
-                        self.dead_letter(&row, &reason).await?;
+                        let key = a.encoder.key_of(&row);
+                        self.refuse(a, &row, key, &reason).await?;
                         a.window.settle(ticket, Settlement::Done);
                     }
                 }
@@ -417,7 +430,8 @@ impl Run<'_> {
                         continue;
                     }
                     let row = self.read_one(id).await?;
-                    self.dead_letter(&row, &reason).await?;
+                    let key = a.encoder.key_of(&row);
+                    self.refuse(a, &row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
             }
@@ -476,6 +490,12 @@ impl Run<'_> {
         }
         self.status.in_flight(a.window.len());
     }
+}
+
+/// Takes a row into the window that needs no delivery.
+fn settled(a: &mut Attempt, row: &Row) {
+    let ticket = a.window.push(row.id, row.created_at, row.bytes());
+    a.window.settle(ticket, Settlement::Done);
 }
 
 /// A page and the next of its rows to send.

@@ -4,6 +4,7 @@ mod backoff;
 mod checkpoints;
 mod forward;
 mod redelivery;
+mod refusal;
 mod reverse;
 mod secrets;
 
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) ticks: watch::Receiver<Option<Tick>>,
     pub(crate) lease: Lease,
     pub(crate) cluster: Cluster,
+    /// Tells the database apart from all others.
+    pub(crate) origin: Arc<str>,
 }
 
 /// Why a pipeline ended.
@@ -54,6 +57,7 @@ pub(crate) async fn run(
 ) -> Exit {
     let mut backoff = Backoff::new(spec.retry);
     let mut suspect = None;
+    let refusals = refusal::Refusals::default();
     loop {
         status.set(State::Starting);
         // An attempt ends in good order when its secrets change, and the next
@@ -66,6 +70,7 @@ pub(crate) async fn run(
                     shared: &shared,
                     spec: &spec,
                     forward,
+                    refusals: &refusals,
                     epoch,
                     status: &status,
                     stop: &attempt_stop,
@@ -84,7 +89,6 @@ pub(crate) async fn run(
                 run.attempt(&mut backoff).await
             }
         };
-        drop(watch);
         let failure: Failure = match result {
             Ok(()) if !stop.is_cancelled() => {
                 tracing::info!(pipeline = spec.name, "its secrets changed: connecting anew");
@@ -115,12 +119,16 @@ pub(crate) async fn run(
             "delivery failed: {failure}; backing off"
         );
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            biased;
             () = stop.cancelled() => {
                 status.set(State::Stopped);
                 return Exit::Stopped;
             }
+            // Other secrets may be what it waits for.
+            () = attempt_stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
         }
+        drop(watch);
         if !shared.lease.is_valid() {
             return Exit::LostOwnership;
         }

@@ -6,6 +6,7 @@
 //! the redelivery.
 
 use super::forward::{Attempt, Run, STALLED};
+use crate::config::Ordering;
 use crate::database::redelivery;
 use crate::encode::Row;
 use crate::failure::Failure;
@@ -19,7 +20,9 @@ impl Run<'_> {
     pub(super) async fn redeliver(&self, a: &mut Attempt) -> Result<(), Failure> {
         loop {
             // After a refusal one at a time, to know whose it was.
-            let limit = if a.suspect.is_some() { 1 } else { PAGE };
+            // Also when order is strict: a later message of its key must not be taken first.
+            let alone = a.suspect.is_some() || self.forward.ordering == Ordering::Strict;
+            let limit = if alone { 1 } else { PAGE };
             let page = redelivery::page(&self.shared.writers, self.spec.id, limit).await?;
             if page.is_empty() {
                 return Ok(());
@@ -99,7 +102,8 @@ impl Run<'_> {
     ) -> Result<bool, Failure> {
         loop {
             let event = match a.encoder.encode(row) {
-                Ok(event) => event,
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(false),
                 Err(rejection) => {
                     errors[n] = Some(rejection.to_string());
                     return Ok(false);

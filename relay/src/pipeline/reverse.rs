@@ -44,6 +44,7 @@ impl Run<'_> {
             tracing::warn!(pipeline = self.spec.name, "{note}");
         }
         self.status.note(source.note().map(str::to_owned));
+        self.status.source(None, source.lag());
         self.status.set(State::Running);
         let rules = Rules {
             id_header: self.reverse.message_id_header.clone(),
@@ -99,6 +100,11 @@ impl Run<'_> {
             self.name_streams(source, streams, &batch).await?;
             self.store_while_receiving(source, rules, streams, &batch, &mut next, &mut stored)
                 .await?;
+            let last = batch.iter().rev().find_map(|m| m.position);
+            self.status.source(
+                last.map(|p| (source.stream_name(p.stream), p.sequence)),
+                source.lag(),
+            );
             std::mem::swap(&mut stored, &mut batch);
             backoff.reset();
         }
@@ -137,6 +143,15 @@ impl Run<'_> {
         let mut origin = Vec::new();
         for (n, message) in incoming.iter().enumerate() {
             let payload = &message.payload;
+            let taken = self
+                .reverse
+                .filter
+                .as_ref()
+                .is_none_or(|f| f.takes(|name| message.headers.get(name), payload));
+            if !taken {
+                self.status.filtered(1);
+                continue;
+            }
             let json = serde_json::from_slice::<serde::de::IgnoredAny>(payload)
                 .map_err(|e| e.to_string())
                 .and_then(|_| std::str::from_utf8(payload).map_err(|e| e.to_string()));
@@ -144,6 +159,11 @@ impl Run<'_> {
                 Ok(text) => {
                     add(&mut batch, rules, streams, message, text);
                     origin.push(n);
+                }
+                Err(reason) if !self.reverse.dead_letter.enabled => {
+                    return Err(Failure::transient(format!(
+                        "a message is not JSON and the pipeline waits, as \"dead_letter.enabled\" is false: {reason}"
+                    )));
                 }
                 Err(reason) => {
                     self.dead_letter(
@@ -158,6 +178,8 @@ impl Run<'_> {
         }
         // Halves of a batch that PostgreSQL refuses, until the culprit is alone.
         let mut parts = Vec::from([(0, batch.len())]);
+        // Of the message that is alone.
+        let mut refusals = Backoff::new(self.spec.retry);
         while let Some((from, to)) = parts.pop() {
             if from == to {
                 continue;
@@ -165,11 +187,28 @@ impl Run<'_> {
             let part = batch.part(from..to);
             match inbox::write(&self.shared.writers, self.spec.id, self.epoch, &part).await {
                 Ok(Written { inserted, duplicates }) => {
+                    refusals.reset();
                     self.status.consumed(inserted);
                     self.status.skipped(duplicates);
                 }
                 Err(WriteError::Failed(failure)) => return Err(failure),
                 Err(WriteError::Refused(reason)) if to - from == 1 => {
+                    // The cause may be mended meanwhile.
+                    let (attempt, pause) = refusals.next(&mut rand::rng());
+                    if attempt <= self.reverse.dead_letter.max_retries {
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = self.stop.cancelled() => return Err(Failure::transient(reason)),
+                        }
+                        parts.push((from, to));
+                        continue;
+                    }
+                    refusals.reset();
+                    if !self.reverse.dead_letter.enabled {
+                        return Err(Failure::transient(format!(
+                            "the inbox refuses a message and the pipeline waits, as \"dead_letter.enabled\" is false: {reason}"
+                        )));
+                    }
                     let message = &incoming[origin[from]];
                     self.dead_letter(
                         rules,

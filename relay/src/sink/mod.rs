@@ -19,7 +19,7 @@ use crate::config::{Retry, SinkSpec, WebhookUrl};
 use crate::cursor::{Positions, Ticket};
 use crate::database::Pool;
 use crate::database::cursor::Cluster;
-use crate::encode::{Encoder, Event, EventId, Identity, Template};
+use crate::encode::{Encoder, Encoding, Event, EventId, Identity, Template};
 use crate::failure::Failure;
 
 /// What became of a message.
@@ -55,6 +55,9 @@ pub(crate) enum News {
 /// What a sink is opened with beside its own options.
 pub(crate) struct Opening<'a> {
     pub(crate) identity: &'a Identity,
+    /// Names the database among all others.
+    pub(crate) origin: &'a str,
+    pub(crate) encoding: &'a Encoding,
     pub(crate) max_in_flight: usize,
     pub(crate) batch_size: usize,
     pub(crate) retry: Retry,
@@ -80,7 +83,7 @@ impl Sink {
         let (identity, max_in_flight) = (opening.identity, opening.max_in_flight);
         Ok(match spec {
             SinkSpec::Kafka(spec) => Self::Kafka(Box::new(
-                kafka::KafkaSink::open(spec, identity, max_in_flight).await?,
+                kafka::KafkaSink::open(spec, identity, opening.origin, max_in_flight).await?,
             )),
             SinkSpec::Nats(spec) => Self::Nats(Box::new(
                 nats::NatsSink::open(spec, identity, max_in_flight).await?,
@@ -161,6 +164,14 @@ impl Sink {
         }
     }
 
+    /// Whether messages may be sent now; if not, outcomes must come first.
+    pub(crate) fn accepts(&self) -> bool {
+        match self {
+            Self::Kafka(sink) => sink.accepts(),
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => true,
+        }
+    }
+
     /// Hands a message over. `Some` refuses it for good.
     pub(crate) async fn send(
         &mut self,
@@ -194,6 +205,14 @@ impl Sink {
         match self {
             Self::Webhook(s) => s.news(),
             _ => None,
+        }
+    }
+
+    /// Why nothing is acknowledged, where the sink can tell.
+    pub(crate) async fn why_stalled(&mut self) -> Option<String> {
+        match self {
+            Self::Kafka(sink) => Some(sink.why_stalled().await).filter(|why| !why.is_empty()),
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => None,
         }
     }
 

@@ -1,34 +1,34 @@
 //! Finding the message at fault in a batch that is refused as a whole: halves
 //! are tried until it stands alone, and everything keeps its order. Pure.
 
-/// How many of the next messages contain one that is refused.
+/// How many of the next messages are known to have one among them that is
+/// refused.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Suspects {
-    left: usize,
-    next: usize,
-}
+pub(super) struct Suspects(usize);
 
 impl Suspects {
     pub(super) fn any(self) -> bool {
-        self.left > 0
+        self.0 > 0
     }
 
     /// Messages of the next batch, when otherwise it would have so many.
     pub(super) fn limit(self, usual: usize) -> usize {
-        if self.any() { self.next.min(usual) } else { usual }
+        if self.any() {
+            self.0.div_ceil(2).min(usual)
+        } else {
+            usual
+        }
     }
 
     /// The next messages, so many, are no longer in question: taken, or the one
-    /// at fault itself. The rest of the suspects is tried at once.
+    /// at fault itself.
     pub(super) fn cleared(&mut self, count: usize) {
-        self.left = self.left.saturating_sub(count);
-        self.next = self.left;
+        self.0 = self.0.saturating_sub(count);
     }
 
     /// A batch of so many, more than one, was refused.
     pub(super) fn refused(&mut self, count: usize) {
-        self.left = self.left.max(count);
-        self.next = count.div_ceil(2);
+        self.0 = count;
     }
 }
 
@@ -60,7 +60,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(&found, &at_fault);
-            prop_assert!(tries <= count.div_ceil(usual) + at_fault.len() * 22, "{}", tries);
+            prop_assert!(tries <= count.div_ceil(usual) + at_fault.len() * 12, "{}", tries);
         }
     }
 }

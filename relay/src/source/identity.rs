@@ -47,6 +47,7 @@ impl Rules {
             .and_then(&header)
             .or_else(|| header("Nats-Msg-Id"))
             .or_else(|| header("ce-id"))
+            .or_else(|| header("ce_id"))
             .map(str::to_owned)
             .or_else(structured)
             .filter(|id| !id.is_empty());

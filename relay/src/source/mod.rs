@@ -41,6 +41,13 @@ impl Source {
         }
     }
 
+    /// How many messages are known to wait at the source.
+    pub(crate) fn lag(&self) -> Option<u64> {
+        match self {
+            Self::Nats(source) => source.lag(),
+        }
+    }
+
     /// Waits for messages and takes what is there, up to `limit`.
     /// Cancel-safe: a message is either in `into` or still to come.
     pub(crate) async fn next(&mut self, into: &mut Vec<Incoming>, limit: usize) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! Prometheus metrics, prefix `pg_tide_relay_`.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -41,9 +41,12 @@ pub(crate) struct Metrics {
     pub(super) healthy: Family<Named, Gauge>,
     pub(super) errors: Family<Named, Counter>,
     pub(super) skipped: Family<Named, Counter>,
+    pub(super) filtered: Family<Named, Counter>,
     pub(super) dead_letters: Family<Named, Counter>,
     pub(super) in_flight: Family<Named, Gauge>,
     pub(super) latency: LatencyFamily,
+    pub(super) lag: Family<Named, Gauge>,
+    pub(super) lag_seconds: Family<Named, Gauge<f64, AtomicU64>>,
     pub(crate) owned: Gauge<i64, AtomicI64>,
     pub(crate) ownership_events: Family<OwnershipEvent, Counter>,
     pub(crate) checkpoint_errors: Counter,
@@ -63,8 +66,11 @@ impl Metrics {
             healthy: Family::default(),
             errors: Family::default(),
             skipped: Family::default(),
+            filtered: Family::default(),
             dead_letters: Family::default(),
             in_flight: Family::default(),
+            lag: Family::default(),
+            lag_seconds: Family::default(),
             latency: Family::new_with_constructor(latency_buckets),
             owned: Gauge::default(),
             ownership_events: Family::default(),
@@ -75,6 +81,11 @@ impl Metrics {
             "messages_published",
             "Messages acknowledged by the sink",
             metrics.published.clone(),
+        );
+        registry.register(
+            "messages_filtered",
+            "Messages that the pipeline's filter does not take",
+            metrics.filtered.clone(),
         );
         registry.register(
             "messages_consumed",
@@ -107,6 +118,16 @@ impl Metrics {
             metrics.in_flight.clone(),
         );
         registry.register(
+            "consumer_lag",
+            "Messages that wait to be delivered or stored, looked at every few seconds",
+            metrics.lag.clone(),
+        );
+        registry.register(
+            "consumer_lag_seconds",
+            "How long the oldest of them waits",
+            metrics.lag_seconds.clone(),
+        );
+        registry.register(
             "delivery_latency_seconds",
             "From the insertion of a message to its acknowledgement by the sink",
             metrics.latency.clone(),
@@ -132,6 +153,37 @@ impl Metrics {
             Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
         );
         Self { registry, ..metrics }
+    }
+
+    /// With a series of every metric, for the reference.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        let metrics = Self::new();
+        let named = Named {
+            pipeline: String::new(),
+        };
+        let directed = Directed {
+            pipeline: String::new(),
+            direction: "",
+        };
+        for family in [&metrics.published, &metrics.consumed] {
+            drop(family.get_or_create(&directed));
+        }
+        for family in [
+            &metrics.errors,
+            &metrics.skipped,
+            &metrics.filtered,
+            &metrics.dead_letters,
+        ] {
+            drop(family.get_or_create(&named));
+        }
+        for family in [&metrics.healthy, &metrics.in_flight, &metrics.lag] {
+            drop(family.get_or_create(&named));
+        }
+        drop(metrics.lag_seconds.get_or_create(&named));
+        drop(metrics.latency.get_or_create(&named));
+        metrics.ownership_event("");
+        metrics
     }
 
     /// The text that a scrape gets.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -50,6 +50,37 @@ struct Current {
     since: i64,
     last_error: Option<(String, i64)>,
     note: Option<String>,
+    source_position: Option<(Arc<str>, i64)>,
+    source_lag: Option<i64>,
+    speed: Speed,
+}
+
+/// Messages a second, smoothed over a few seconds.
+#[derive(Debug, Clone, Copy)]
+struct Speed {
+    at: Instant,
+    messages: i64,
+    rate: f64,
+}
+
+impl Speed {
+    /// Looks again after a second or more; rounded to tenths, so that a quiet
+    /// pipeline comes to 0.
+    fn look(&mut self, now: Instant, messages: i64) -> f32 {
+        let elapsed = now.duration_since(self.at).as_secs_f64();
+        if elapsed >= 1.0 {
+            let current = (messages - self.messages) as f64 / elapsed;
+            self.rate += (current - self.rate) * (1.0 - (-elapsed / 2.0).exp());
+            if current == 0.0 && self.rate < 1.0 {
+                self.rate = 0.0;
+            }
+            self.at = now;
+            self.messages = messages;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a rate fits")]
+        let rounded = ((self.rate * 10.0).round() / 10.0) as f32;
+        rounded
+    }
 }
 
 /// See the module's description.
@@ -64,6 +95,7 @@ pub(crate) struct PipelineStatus {
     healthy: Gauge,
     errors: Counter,
     skipped: Counter,
+    filtered: Counter,
     dead_letters: Counter,
     in_flight: Gauge,
     latency: Histogram,
@@ -116,6 +148,7 @@ impl PipelineStatus {
             healthy: metrics.healthy.get_or_create_owned(&named),
             errors: metrics.errors.get_or_create_owned(&named),
             skipped: metrics.skipped.get_or_create_owned(&named),
+            filtered: metrics.filtered.get_or_create_owned(&named),
             dead_letters: metrics.dead_letters.get_or_create_owned(&named),
             in_flight: metrics.in_flight.get_or_create_owned(&named),
             latency,
@@ -129,6 +162,13 @@ impl PipelineStatus {
                 since: 0,
                 last_error: None,
                 note: None,
+                source_position: None,
+                source_lag: None,
+                speed: Speed {
+                    at: Instant::now(),
+                    messages: 0,
+                    rate: 0.0,
+                },
             }),
             reported: Mutex::new(None),
         };
@@ -172,6 +212,34 @@ impl PipelineStatus {
         self.current.lock().note = note;
     }
 
+    /// Where the last message stored lay in its source, and how many are known
+    /// to wait there.
+    pub(crate) fn source(&self, position: Option<(Arc<str>, i64)>, lag: Option<u64>) {
+        let mut current = self.current.lock();
+        if position.is_some() {
+            current.source_position = position;
+        }
+        current.source_lag = lag.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        if let Some(lag) = current.source_lag {
+            self.lag(lag, None);
+        }
+    }
+
+    /// Messages not yet delivered and, when known, how long the oldest waits.
+    pub(crate) fn lag(&self, messages: i64, seconds: Option<f64>) {
+        let named = Named {
+            pipeline: self.name.clone(),
+        };
+        self.metrics.lag.get_or_create(&named).set(messages);
+        if let Some(seconds) = seconds {
+            self.metrics.lag_seconds.get_or_create(&named).set(seconds);
+        }
+    }
+
+    pub(crate) fn id(&self) -> i32 {
+        self.pipeline_id
+    }
+
     fn count(counter: &Counter, total: &AtomicI64, n: u64) {
         if n > 0 {
             counter.inc_by(n);
@@ -191,6 +259,11 @@ impl PipelineStatus {
         Self::count(&self.skipped, &self.duplicates, n);
     }
 
+    /// Messages that the pipeline's filter does not take.
+    pub(crate) fn filtered(&self, n: u64) {
+        self.filtered.inc_by(n);
+    }
+
     pub(crate) fn dead_lettered(&self, n: u64) {
         Self::count(&self.dead_letters, &self.dead, n);
     }
@@ -206,20 +279,30 @@ impl PipelineStatus {
 
     /// The report to be written, when it differs from the last one taken.
     pub(crate) fn take_report(&self) -> Option<Report> {
-        let current = self.current.lock().clone();
+        let messages = self.messages.load(Ordering::Relaxed);
+        let (current, rate) = {
+            let mut current = self.current.lock();
+            let rate = current.speed.look(Instant::now(), messages);
+            (current.clone(), rate)
+        };
         let (last_error, last_error_at) = current.last_error.unzip();
         let report = Report {
             pipeline_id: self.pipeline_id,
             epoch: self.epoch,
             state: current.state.name(),
             state_since: current.since,
-            messages: self.messages.load(Ordering::Relaxed),
+            messages,
             duplicates: self.duplicates.load(Ordering::Relaxed),
             dead_letters: self.dead.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
             last_error,
             last_error_at,
             note: current.note,
+            rate,
+            source_position: current
+                .source_position
+                .map(|(stream, sequence)| format!("{stream} {sequence}")),
+            source_lag: current.source_lag,
         };
         let mut reported = self.reported.lock();
         if reported.as_ref() == Some(&report) {
@@ -241,5 +324,35 @@ impl PipelineStatus {
         };
         self.metrics.healthy.remove(&named);
         self.metrics.in_flight.remove(&named);
+        self.metrics.lag.remove(&named);
+        self.metrics.lag_seconds.remove(&named);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_rate_follows_and_comes_to_rest() {
+        let start = Instant::now();
+        let mut speed = Speed {
+            at: start,
+            messages: 0,
+            rate: 0.0,
+        };
+        let mut rate = 0.0;
+        for second in 1..=20 {
+            rate = speed.look(
+                start + Duration::from_secs(second),
+                i64::try_from(second).unwrap() * 100,
+            );
+        }
+        assert!((99.0..=100.0).contains(&rate), "{rate}");
+        for second in 21..=60 {
+            rate = speed.look(start + Duration::from_secs(second), 2_000);
+        }
+        assert!(rate.abs() < f32::EPSILON, "{rate}");
     }
 }

@@ -5,6 +5,7 @@
 //! are, and everything begins anew.
 
 pub(crate) mod checkpoint;
+mod lag;
 mod maintenance;
 mod pipelines;
 mod session;

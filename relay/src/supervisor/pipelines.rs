@@ -98,15 +98,12 @@ impl Pipelines {
         self.running.is_empty()
     }
 
-    pub(super) fn forward_count(&self) -> usize {
-        self.running
-            .values()
-            .filter(|r| {
-                r.spec
-                    .as_ref()
-                    .is_some_and(|s| matches!(s.work, Work::Forward(_)))
-            })
-            .count()
+    /// The forward pipelines that can run.
+    pub(super) fn forward(&self) -> impl Iterator<Item = &Arc<PipelineStatus>> {
+        self.running.values().filter_map(|r| {
+            let spec = r.spec.as_ref()?;
+            matches!(spec.work, Work::Forward(_)).then_some(&r.status)
+        })
     }
 
     /// Starts an acquired pipeline.

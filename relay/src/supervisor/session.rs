@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Checkpointer;
 use super::pipelines::Pipelines;
-use super::{Settings, maintenance, tick};
+use super::{Settings, lag, maintenance, tick};
 use crate::database::ownership::{self as store, Member, View};
 use crate::database::{Database, Pool, Profile, Session, cursor};
 use crate::failure::Failure;
@@ -30,18 +30,31 @@ const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// Refuses to work with a schema that this release does not know.
 async fn check_schema(session: &Session, at: &str) -> Result<(), Failure> {
-    let status = pg_tide_schema::status(&session.client)
-        .await
-        .map_err(|e| Failure::transient(format!("PostgreSQL at {at}: {e}")))?;
-    match status.map(|s| s.version) {
-        Some(version) if version == pg_tide_schema::VERSION => Ok(()),
-        Some(version) if version > pg_tide_schema::VERSION => Err(Failure::transient(format!(
-            "PostgreSQL at {at}: schema tide has version {version}, this relay knows only {}: upgrade the relay",
-            pg_tide_schema::VERSION
-        ))),
-        Some(version) => Err(Failure::transient(format!(
-            "PostgreSQL at {at}: schema tide has version {version}, this relay needs {}: run \"pg-tide schema upgrade\"",
-            pg_tide_schema::VERSION
+    let status = match pg_tide_schema::status(&session.client).await {
+        Ok(status) => status,
+        // The schema's own hint, to let the role see it, would only lead to the next refusal.
+        Err(pg_tide_schema::Error::Forbidden { role, what, .. }) => {
+            return Err(Failure::transient(format!(
+                "PostgreSQL at {at}: role \"{role}\" may not {what}: run GRANT tide_relay TO {role}"
+            )));
+        }
+        Err(pg_tide_schema::Error::Sql(error)) => {
+            return Err(Failure::postgres(
+                &format!("PostgreSQL at {at}: looking at schema tide"),
+                &error,
+            ));
+        }
+        Err(error) => return Err(Failure::transient(format!("PostgreSQL at {at}: {error}"))),
+    };
+    match status {
+        Some(status) if status.is_current() => Ok(()),
+        Some(status) => Err(Failure::transient(format!(
+            "PostgreSQL at {at}: schema tide has version {} (release {}), this relay works with version {}: {}; \
+             the relay goes on by itself then",
+            status.version,
+            status.release,
+            pg_tide_schema::VERSION,
+            status.remedy()
         ))),
         None => Err(Failure::transient(format!(
             "PostgreSQL at {at}: schema tide is not installed: run \"pg-tide schema install\" or CREATE EXTENSION pg_tide"
@@ -62,7 +75,7 @@ pub(super) async fn run(
         .connect(Profile::Lock, Some(notice_sender))
         .await
         .map_err(|e| Failure::transient(e.to_string()))?;
-    check_schema(&session, database.at()).await?;
+    check_schema(&session, &database.at()).await?;
     let member = store::join(
         &mut session,
         &settings.relay_group,
@@ -71,6 +84,7 @@ pub(super) async fn run(
     )
     .await?;
     let cluster = cursor::cluster(&mut session).await?;
+    let origin = cursor::origin(&mut session, cluster).await?;
     tracing::info!(
         database = database.at(),
         relay_group = settings.relay_group,
@@ -84,6 +98,8 @@ pub(super) async fn run(
     background.spawn(tick::run(database.clone(), tick_sender, busy.clone()));
     let writers = Arc::new(Pool::new(database.clone(), Profile::Write, 4));
     background.spawn(maintenance::run(Arc::clone(&writers)));
+    let watched = lag::Watched::default();
+    background.spawn(lag::run(Arc::clone(&writers), watched.clone()));
     let checkpointer = Checkpointer::start(Arc::clone(&writers), Arc::clone(metrics), &mut background);
     let shared = Shared {
         readers: Arc::new(Pool::new(database.clone(), Profile::Read, 3)),
@@ -92,6 +108,7 @@ pub(super) async fn run(
         ticks,
         lease: Lease::new(),
         cluster,
+        origin,
     };
     let mut pipelines = Pipelines::new(shared.clone(), Arc::clone(metrics));
     let mut work = Work {
@@ -100,7 +117,9 @@ pub(super) async fn run(
         settings,
         metrics,
         config_version: -1,
+        schema_version: pg_tide_schema::VERSION,
         busy,
+        watched,
         reported_at: Instant::now(),
         heartbeat_at: Instant::now(),
     };
@@ -152,7 +171,9 @@ struct Work<'a> {
     settings: &'a Settings,
     metrics: &'a Arc<Metrics>,
     config_version: i64,
+    schema_version: i32,
     busy: tick::Demand,
+    watched: lag::Watched,
     reported_at: Instant,
     heartbeat_at: Instant,
 }
@@ -177,15 +198,17 @@ impl Work<'_> {
             let rows = store::pipelines(&mut self.session, &self.settings.relay_group).await?;
             pipelines.configure(rows);
             self.config_version = view.config_version;
+            self.look_at_version().await;
         }
         self.release_ended(pipelines).await?;
         self.divide(pipelines, &view).await?;
-        self.busy.set(pipelines.forward_count() > 0);
+        self.busy.set(pipelines.forward().next().is_some());
         self.metrics
             .owned
             .set(i64::try_from(pipelines.owned().len()).unwrap_or(i64::MAX));
         if self.reported_at.elapsed() >= REPORT_EVERY {
             self.reported_at = Instant::now();
+            self.watched.set(pipelines.forward());
             pipelines.report(&mut self.session).await?;
         }
         if self.heartbeat_at.elapsed() >= HEARTBEAT_EVERY {
@@ -193,6 +216,24 @@ impl Work<'_> {
             store::heartbeat(&mut self.session, &self.member).await?;
         }
         Ok(())
+    }
+
+    /// Says it when the schema was upgraded beyond this release under it. An
+    /// upgrade leaves to relays of the release before what they use, so this
+    /// one goes on; only a new session would be refused.
+    async fn look_at_version(&mut self) {
+        if let Ok(Some(status)) = pg_tide_schema::status(&self.session.client).await
+            && status.version != self.schema_version
+        {
+            self.schema_version = status.version;
+            tracing::warn!(
+                "schema tide was brought to version {} (release {}) while this relay, which knows version {}, runs: \
+                 it goes on, but will be refused when it connects again; replace it by the newer release",
+                status.version,
+                status.release,
+                pg_tide_schema::VERSION
+            );
+        }
     }
 
     /// Takes what is ours and free, and hands over what is another's.

@@ -168,7 +168,7 @@ async fn a_consumer_in_sql_gets_every_message_once_whatever_the_order_of_commits
     let poll = async |limit: u32| {
         session
             .rows(&format!(
-                "SELECT id, payload FROM tide.poll_outbox('g', 'orders', {limit})"
+                "SELECT id, payload FROM tide.poll_outbox('g', 'orders', {limit}, p_consumer_id := 'me')"
             ))
             .await
     };

@@ -2,15 +2,20 @@
 //! own and drops it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod catalogue;
 mod consumer_group;
 mod dead_letter;
 mod inbox;
+mod inbox_claim;
 mod inbox_feed;
 mod install;
+mod lease;
+mod lease_random;
 mod outbox;
 mod pipeline;
 mod publish;
 mod retention;
 mod support;
 mod tutorial;
+mod upgrade;
 mod views;

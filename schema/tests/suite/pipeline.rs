@@ -20,8 +20,8 @@ async fn each_wrong_key_or_value_is_named() {
             &["unknown key \"compresion\"", "Did you mean \"compression\"?"] as &[&str],
         ),
         (
-            ", \"sasl_password\": \"s3cret\"",
-            &["unknown key \"sasl_password\""],
+            ", \"sasl_pasword\": \"s3cret\"",
+            &["unknown key \"sasl_pasword\"", "\"sasl_password\""],
         ),
         (
             ", \"compression\": \"zip\"",
@@ -54,6 +54,56 @@ async fn each_wrong_key_or_value_is_named() {
             &["\"librdkafka.acks\"", "delivery rests on it"],
         ),
         (", \"librdkafka\": {\"debug\": {}}", &["\"librdkafka.debug\""]),
+        (
+            ", \"librdkafka\": {\"ssl.ca.location\": \"/ca\"}",
+            &["\"librdkafka.ssl.ca.location\"", "Use \"tls_ca\""],
+        ),
+        (
+            ", \"delivery\": \"transactional\", \"acks\": 1",
+            &["\"acks\"", "does not go with delivery \"transactional\""],
+        ),
+        (
+            ", \"tls_ca\": \"x\"",
+            &["\"tls_ca\"", "does not go with security_protocol \"plaintext\"", "sasl_ssl"],
+        ),
+        (
+            ", \"security_protocol\": \"ssl\", \"tls_cert\": \"x\"",
+            &["\"tls_key\"", "is missing"],
+        ),
+        (
+            ", \"security_protocol\": \"ssl\", \"sasl_mechanism\": \"PLAIN\"",
+            &["\"sasl_mechanism\"", "does not go with security_protocol \"ssl\"", "\"sasl_ssl\""],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\"",
+            &["\"sasl_mechanism\"", "is missing", "OAUTHBEARER"],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\", \"sasl_mechanism\": \"PLAIN\", \"sasl_username\": \"u\"",
+            &["\"sasl_password\"", "is missing", "${file:/absolute/path}"],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\", \"sasl_mechanism\": \"PLAIN\", \"sasl_username\": \"u\", \"sasl_password\": \"s3cret\"",
+            &["\"sasl_password\"", "must be a reference", "never kept in SQL"],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\", \"sasl_mechanism\": \"PLAIN\", \"sasl_oauth_scope\": \"x\"",
+            &["\"sasl_oauth_scope\"", "does not go with sasl_mechanism \"PLAIN\""],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\", \"sasl_mechanism\": \"OAUTHBEARER\", \"sasl_username\": \"u\"",
+            &["\"sasl_username\"", "does not go with sasl_mechanism \"OAUTHBEARER\"", "sasl_oauth_client_id"],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\", \"sasl_mechanism\": \"OAUTHBEARER\", \"sasl_oauth_token_url\": \"id\",
+               \"sasl_oauth_client_id\": \"c\", \"sasl_oauth_client_secret\": \"${env:S}\"",
+            &["\"sasl_oauth_token_url\"", "https://"],
+        ),
+        (
+            ", \"security_protocol\": \"sasl_ssl\", \"sasl_mechanism\": \"OAUTHBEARER\", \"sasl_oauth_token_url\": \"https://u:p@id\",
+               \"sasl_oauth_client_id\": \"c\", \"sasl_oauth_client_secret\": \"${env:S}\"",
+            &["\"sasl_oauth_token_url\"", "user name or password"],
+        ),
         (
             ", \"consumer_group\": \"nope\"",
             &["consumer group \"nope\"", "does not exist"],
@@ -200,6 +250,14 @@ async fn every_option_that_is_listed_is_accepted() {
              \"consumer_group\": \"g\", \"max_in_flight\": 10, \"retry\": {\"initial\": \"10ms\", \"max\": 100}, \"encoding\": \"raw\"",
         ))
         .await;
+    for secured in [
+        "\"security_protocol\": \"ssl\", \"tls_ca\": \"${file:/ca}\", \"tls_cert\": \"${file:/c}\", \"tls_key\": \"${file:/k}\", \"tls_key_password\": \"${env:P}\"",
+        "\"security_protocol\": \"sasl_plaintext\", \"sasl_mechanism\": \"SCRAM-SHA-256\", \"sasl_username\": \"u\", \"sasl_password\": \"${file:/p}\"",
+        "\"security_protocol\": \"sasl_ssl\", \"tls_ca\": \"pem\", \"sasl_mechanism\": \"OAUTHBEARER\", \"sasl_oauth_token_url\": \"https://id/token\",
+         \"sasl_oauth_client_id\": \"${env:ID}\", \"sasl_oauth_client_secret\": \"${env:S}\", \"sasl_oauth_scope\": \"kafka\"",
+    ] {
+        session.run(&kafka(&format!(", \"consumer_group\": \"g\", {secured}"))).await;
+    }
     session
         .run(
             "SELECT tide.relay_set_outbox('n', 'orders', 'nats', '{\"url\": [\"nats://h:1\", \"nats://h:2\"], \"subject\": \"orders.{event_type}\",

@@ -273,8 +273,17 @@ async fn members_of_the_roles_can_do_what_the_roles_are_for() {
         "1"
     );
     assert_eq!(reader.row("SELECT lag FROM tide.consumer_lag").await, "1");
-    reader.run("SELECT * FROM tide.relay_pipeline_status; SELECT * FROM tide.inbox_summary; SELECT * FROM tide.orders_outbox; SELECT * FROM tide.payments_inbox; SELECT * FROM tide.outbox_message").await;
+    reader
+        .run("SELECT * FROM tide.relay_pipeline_status; SELECT * FROM tide.inbox_summary; SELECT error FROM tide.dead_letter")
+        .await;
+    admin
+        .run("SELECT * FROM tide.orders_outbox; SELECT * FROM tide.payments_inbox; SELECT * FROM tide.outbox_message")
+        .await;
     for statement in [
+        "SELECT * FROM tide.orders_outbox",
+        "SELECT * FROM tide.outbox_message",
+        "SELECT * FROM tide.payments_inbox",
+        "SELECT payload FROM tide.dead_letter",
         "SELECT tide.outbox_publish('orders', '1')",
         "SELECT tide.relay_delete('p')",
         "UPDATE tide.pipeline SET enabled = true",

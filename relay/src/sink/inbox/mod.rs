@@ -108,7 +108,7 @@ impl InboxSink {
     pub(crate) async fn open(spec: &InboxSinkSpec, opening: &Opening<'_>) -> Result<Self, Failure> {
         let database = target(spec, opening)?;
         let home = home_database(opening).await?;
-        let at = database.at().to_owned();
+        let at = database.at();
         let mut session = database
             .connect(Profile::Write, None)
             .await

@@ -4,16 +4,19 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 
-use crate::broker::kafka::{self, is_connection};
+use crate::broker::kafka::{self, Watch, is_connection};
 use crate::config::KafkaSinkSpec;
 use crate::failure::Failure;
+
+/// Longer than the pipeline waits for an acknowledgement.
+const TRANSACTION_TIMEOUT_MS: &str = "15000";
 
 /// A delivery report: partition and offset, or the error.
 #[derive(Debug)]
@@ -22,14 +25,23 @@ pub(super) struct Delivered {
     pub(super) result: Result<(i32, i64), RDKafkaErrorCode>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    watch: Watch,
     delivered: Mutex<Vec<Delivered>>,
     /// What makes the producer useless until it is opened anew.
-    trouble: Mutex<Option<String>>,
-    last_reason: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
     brokers: Mutex<Brokers>,
     news: Notify,
+}
+
+/// What makes a producer useless.
+#[derive(Debug, Clone)]
+pub(super) enum Trouble {
+    /// No broker can be reached; the producer's watch may know why.
+    NoBroker(String),
+    /// For good; the library itself knows why.
+    GaveUp,
 }
 
 /// Which brokers are away. librdkafka tells when one goes, not when it is
@@ -41,10 +53,20 @@ struct Brokers {
 }
 
 /// Collects what librdkafka's thread reports.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Reports(Arc<Shared>);
 
 impl Reports {
+    pub(super) fn new(watch: Watch) -> Self {
+        Self(Arc::new(Shared {
+            watch,
+            delivered: Mutex::default(),
+            trouble: Mutex::default(),
+            brokers: Mutex::default(),
+            news: Notify::new(),
+        }))
+    }
+
     /// Waits for reports or trouble; swaps the reports into `into`.
     pub(super) async fn take(&self, into: &mut Vec<Delivered>) {
         loop {
@@ -62,30 +84,31 @@ impl Reports {
         }
     }
 
-    /// How many brokers the cluster has.
-    pub(super) fn set_broker_count(&self, count: usize) {
+    /// A broker has answered; the cluster has so many. What was said of all
+    /// of them being away was about the first addresses.
+    pub(super) fn connected_to(&self, count: usize) {
         self.0.brokers.lock().count = count;
+        self.0
+            .trouble
+            .lock()
+            .take_if(|trouble| matches!(trouble, Trouble::NoBroker(_)));
     }
 
-    pub(super) fn give_up(&self, reason: &str) {
-        self.0.trouble.lock().get_or_insert_with(|| reason.to_owned());
+    pub(super) fn give_up(&self) {
+        *self.0.trouble.lock() = Some(Trouble::GaveUp);
         self.0.news.notify_one();
     }
 
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn trouble(&self) -> Option<Trouble> {
         self.0.trouble.lock().clone()
-    }
-
-    pub(super) fn last_reason(&self) -> Option<String> {
-        self.0.last_reason.lock().clone()
     }
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Broker troubles come back as errors of the pipeline; the library's
-        // own lines would only repeat them.
-        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+        self.0.watch.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -93,25 +116,27 @@ impl ClientContext for Reports {
         tracing::debug!(target: "librdkafka", ?code, "{reason}");
         match code {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
-                let last = self.last_reason().unwrap_or_else(|| reason.to_owned());
-                *self.0.trouble.lock() = Some(format!("no broker can be reached: {last}"));
+                *self.0.trouble.lock() = Some(Trouble::NoBroker(reason.to_owned()));
             }
             Some(RDKafkaErrorCode::Fatal) => {
-                *self.0.trouble.lock() = Some(format!("the producer gave up: {reason}"));
+                *self.0.trouble.lock() = Some(Trouble::GaveUp);
             }
             _ => {
-                *self.0.last_reason.lock() = Some(shorten(reason));
+                self.0.watch.note(reason);
                 if let Some(broker) = broker_id(reason).filter(|_| is_connection(&error)) {
                     let mut brokers = self.0.brokers.lock();
                     brokers.down.insert(broker.to_owned());
                     if brokers.count > 0 && brokers.down.len() >= brokers.count {
-                        *self.0.trouble.lock() =
-                            Some(format!("no broker can be reached: {}", shorten(reason)));
+                        *self.0.trouble.lock() = Some(Trouble::NoBroker(reason.to_owned()));
                     }
                 }
             }
         }
         self.0.news.notify_one();
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.0.watch.token()
     }
 }
 
@@ -121,11 +146,6 @@ fn broker_id(reason: &str) -> Option<&str> {
     let (broker, _) = reason.split_once(": ")?;
     let (_, id) = broker.rsplit_once('/')?;
     id.bytes().all(|b| b.is_ascii_digit()).then_some(id)
-}
-
-/// librdkafka's reasons end with timings; they would make each one differ.
-fn shorten(reason: &str) -> String {
-    reason.split(" (after ").next().unwrap_or(reason).to_owned()
 }
 
 impl ProducerContext for Reports {
@@ -149,18 +169,18 @@ impl ProducerContext for Reports {
 pub(super) fn producer(
     spec: &KafkaSinkSpec,
     max_in_flight: usize,
+    transactional_id: Option<&str>,
     reports: Reports,
 ) -> Result<ThreadedProducer<Reports>, Failure> {
     let mut config = kafka::client_config(&spec.connection)?;
     let idempotent = spec.acks == "all";
+    // A refused batch must not leave a gap before later ones; in a transaction
+    // it cannot.
+    let gapless = idempotent && transactional_id.is_none();
     config
         .set("acks", spec.acks)
         .set("enable.idempotence", if idempotent { "true" } else { "false" })
-        // A refused batch must not leave a gap before later ones.
-        .set(
-            "enable.gapless.guarantee",
-            if idempotent { "true" } else { "false" },
-        )
+        .set("enable.gapless.guarantee", if gapless { "true" } else { "false" })
         .set("compression.type", spec.compression)
         .set("linger.ms", spec.linger.as_millis().to_string())
         .set("batch.size", spec.batch_bytes.to_string())
@@ -176,6 +196,14 @@ pub(super) fn producer(
         .set("message.timeout.ms", "60000")
         .set("request.timeout.ms", "5000")
         .set("retry.backoff.ms", "50");
+    if let Some(id) = transactional_id {
+        // A dead owner that nobody replaces holds readers of committed
+        // messages back for so long.
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+            .set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
+    }
     kafka::set_properties(&mut config, &spec.connection);
     config
         .create_with_context(reports)
@@ -208,10 +236,5 @@ mod tests {
             None
         );
         assert_eq!(broker_id("2/3 brokers are down"), None);
-    }
-
-    #[test]
-    fn reasons_lose_their_timings() {
-        assert_eq!(shorten("Disconnected (after 17ms in state UP)"), "Disconnected");
     }
 }

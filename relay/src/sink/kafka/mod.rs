@@ -1,7 +1,11 @@
-//! Kafka: an idempotent producer whose delivery reports carry the offsets.
+//! Kafka: an idempotent or transactional producer whose delivery reports carry
+//! the offsets.
 
 mod client;
+mod producer;
 mod tail;
+mod topics;
+mod transaction;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,9 +13,12 @@ use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::BaseRecord;
 
-use self::client::{Delivered, Reports};
+use self::client::Delivered;
+use self::producer::Producer;
+use self::topics::{TOPIC_BITS, Topic, Topics};
+use self::transaction::Transaction;
 use super::{Outcome, Settled};
 use crate::broker::kafka;
 use crate::config::{Delivery, KafkaSinkSpec};
@@ -19,58 +26,41 @@ use crate::cursor::{Positions, Ticket};
 use crate::encode::{Event, EventId, Identity, added};
 use crate::failure::Failure;
 
-const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// The window keeps the library's queue from filling up; should it be full all
 /// the same, it is asked again every millisecond, so often.
 const QUEUE_FULL_TRIES: u32 = 5_000;
-
-/// Bits of a delivery opaque that number the topic; the rest is the ticket.
-const TOPIC_BITS: u32 = 12;
-
-#[derive(Debug)]
-struct Topic {
-    name: String,
-    partitions: i32,
-    /// Number of partition 0's stream; the others follow.
-    first_stream: u32,
-}
 
 /// See the module's description.
 pub(crate) struct KafkaSink {
     spec: KafkaSinkSpec,
     identity: Identity,
-    producer: Option<Arc<ThreadedProducer<Reports>>>,
-    reports: Reports,
-    topics: Vec<Topic>,
-    by_name: HashMap<String, usize>,
-    streams: Vec<Arc<str>>,
+    producer: Producer,
+    topics: Topics,
+    /// With `delivery: transactional`.
+    transaction: Option<Transaction>,
     incoming: Vec<Delivered>,
 }
 
 impl KafkaSink {
+    /// `origin` tells the database apart from all others: its pipelines must
+    /// not fence those of another of the same name.
     pub(crate) async fn open(
         spec: &KafkaSinkSpec,
         identity: &Identity,
+        origin: &str,
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
-        let reports = Reports::default();
-        let producer = client::producer(spec, max_in_flight, reports.clone())?;
+        let transactional = spec.delivery == Delivery::Transactional;
+        let id = transactional.then(|| format!("pg-tide-{origin}-{}", identity.pipeline));
         let mut sink = Self {
             spec: spec.clone(),
             identity: identity.clone(),
-            producer: Some(Arc::new(producer)),
-            reports,
-            topics: Vec::new(),
-            by_name: HashMap::new(),
-            streams: Vec::new(),
+            producer: Producer::new(spec, max_in_flight, id.as_deref())?,
+            topics: Topics::default(),
+            transaction: transactional.then(Transaction::default),
             incoming: Vec::new(),
         };
-        let opened = match spec.topic.literal() {
-            Some(topic) => sink.add_topic(&topic).await,
-            None => sink.metadata(None).await.map(drop),
-        };
-        match opened {
+        match sink.start().await {
             Ok(()) => Ok(sink),
             Err(failure) => {
                 sink.close().await;
@@ -79,103 +69,39 @@ impl KafkaSink {
         }
     }
 
-    fn failure(&self, what: &str, error: &KafkaError) -> Failure {
-        let reason = match self.reports.last_reason() {
-            Some(reason) if kafka::is_connection(error) => reason,
-            _ => kafka::describe(error),
-        };
-        Failure::transient(format!(
-            "kafka {}: {what}: {reason}",
-            self.spec.connection.brokers
-        ))
+    async fn start(&mut self) -> Result<(), Failure> {
+        match self.spec.topic.literal() {
+            Some(topic) => self.add_topic(&topic).await?,
+            None => self.producer.connect().await?,
+        }
+        if self.transaction.is_some() {
+            self.producer.take_over().await?;
+        }
+        Ok(())
     }
 
-    fn producer(&self) -> Result<Arc<ThreadedProducer<Reports>>, Failure> {
-        self.producer
-            .clone()
-            .ok_or_else(|| Failure::transient("kafka: closed"))
-    }
-
-    /// Partition counts by topic, as the brokers tell them.
-    async fn metadata(&self, topic: Option<&str>) -> Result<Vec<(String, i32, Option<String>)>, Failure> {
-        let producer = self.producer()?;
-        let owned = topic.map(str::to_owned);
-        let reports = self.reports.clone();
-        let result = tokio::task::spawn_blocking(move || {
-            let metadata = producer
-                .client()
-                .fetch_metadata(owned.as_deref(), METADATA_TIMEOUT)?;
-            reports.set_broker_count(metadata.brokers().len());
-            Ok::<_, KafkaError>(
-                metadata
-                    .topics()
-                    .iter()
-                    .map(|t| {
-                        let error = t.error().map(|e| kafka::describe_code(RDKafkaErrorCode::from(e)));
-                        (
-                            t.name().to_owned(),
-                            i32::try_from(t.partitions().len()).unwrap_or(0),
-                            error,
-                        )
-                    })
-                    .collect::<Vec<_>>(),
-            )
-        })
-        .await
-        .map_err(|e| Failure::transient(format!("kafka: {e}")))?;
-        result.map_err(|e| self.failure("asking for metadata", &e))
-    }
-
-    /// Looks a topic up (which creates it where the brokers do that by
-    /// themselves) and numbers its partitions.
     async fn add_topic(&mut self, name: &str) -> Result<(), Failure> {
-        let deadline = tokio::time::Instant::now() + METADATA_TIMEOUT;
-        let partitions = loop {
-            let topics = self.metadata(Some(name)).await?;
-            let found = topics.into_iter().find(|(topic, ..)| topic == name);
-            match found {
-                Some((_, partitions, None)) if partitions > 0 => break partitions,
-                // A topic being created has no leader for a moment.
-                _ if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                other => {
-                    let reason = other
-                        .and_then(|(_, _, error)| error)
-                        .unwrap_or_else(|| "no partitions".into());
-                    return Err(Failure::transient(format!(
-                        "kafka {}: topic \"{name}\" cannot be used: {reason}; create it, or allow the brokers to create topics",
-                        self.spec.connection.brokers
-                    )));
-                }
-            }
-        };
-        if self.topics.len() >= 1 << TOPIC_BITS {
-            return Err(Failure::transient(format!(
-                "kafka: the topic template \"{}\" has led to more than {} topics",
-                self.spec.topic.text(),
-                1 << TOPIC_BITS
+        let partitions = self.producer.partitions(name).await?;
+        if let Some(wanted) = self.spec.partition.filter(|wanted| *wanted >= partitions) {
+            return Err(self.producer.said(&format!(
+                "topic \"{name}\" has {partitions} partitions, so none with the number {wanted}; check \"partition\""
             )));
         }
-        let first_stream = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
-        self.streams
-            .extend((0..partitions).map(|p| Arc::<str>::from(format!("{name}/{p}"))));
-        self.by_name.insert(name.to_owned(), self.topics.len());
-        self.topics.push(Topic {
-            name: name.to_owned(),
-            partitions,
-            first_stream,
-        });
-        Ok(())
+        if self.topics.add(name, partitions) {
+            return Ok(());
+        }
+        Err(Failure::transient(format!(
+            "kafka: the topic template \"{}\" has led to more than {} topics",
+            self.spec.topic.text(),
+            1 << TOPIC_BITS
+        )))
     }
 
     /// Where partitions begin that have no position yet: at their end, when the
     /// topic is new to the pipeline. A partition that was added to a topic in
     /// use may hold messages of ours already, so it is read from its beginning.
     async fn ends(&self, topic: &Topic, known: &Positions) -> Result<Positions, Failure> {
-        let unknown: Vec<i32> = (0..topic.partitions)
-            .filter(|p| !known.contains_key(&format!("{}/{p}", topic.name)))
-            .collect();
+        let unknown = topic.unknown(known);
         if unknown.is_empty() {
             return Ok(Positions::new());
         }
@@ -185,20 +111,7 @@ impl KafkaSink {
                 .map(|p| (format!("{}/{p}", topic.name), 0))
                 .collect());
         }
-        let producer = self.producer()?;
-        let name = topic.name.clone();
-        let result = tokio::task::spawn_blocking(move || {
-            unknown
-                .into_iter()
-                .map(|p| {
-                    let (_, end) = producer.client().fetch_watermarks(&name, p, METADATA_TIMEOUT)?;
-                    Ok((format!("{name}/{p}"), end))
-                })
-                .collect::<Result<Positions, KafkaError>>()
-        })
-        .await
-        .map_err(|e| Failure::transient(format!("kafka: {e}")))?;
-        result.map_err(|e| self.failure("asking for end offsets", &e))
+        self.producer.ends(&topic.name, unknown).await
     }
 
     pub(crate) async fn new_positions(&mut self, known: &Positions) -> Result<Positions, Failure> {
@@ -209,19 +122,19 @@ impl KafkaSink {
             .map(|(topic, _)| topic.to_owned())
             .collect();
         for topic in before {
-            if !self.by_name.contains_key(&topic) && !self.spec.topic.is_literal() {
+            if !self.is_open(&topic) && !self.spec.topic.is_literal() {
                 self.add_topic(&topic).await?;
             }
         }
         let mut new = Positions::new();
-        for topic in &self.topics {
+        for topic in self.topics.iter() {
             new.extend(self.ends(topic, known).await?);
         }
         Ok(new)
     }
 
     pub(crate) fn is_open(&self, destination: &str) -> bool {
-        self.by_name.contains_key(destination)
+        self.topics.number(destination).is_some()
     }
 
     pub(crate) async fn open_destination(
@@ -240,10 +153,42 @@ impl KafkaSink {
         if self.spec.delivery == Delivery::AtLeastOnce || self.spec.acks == "0" {
             return Ok(HashSet::new());
         }
-        let (spec, identity, since) = (self.spec.clone(), self.identity.clone(), since.clone());
+        let since = self.still_there(since).await?;
+        let (spec, identity) = (self.spec.clone(), self.identity.clone());
         tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since))
             .await
             .map_err(|e| Failure::transient(format!("kafka: {e}")))?
+    }
+
+    /// Without the positions in partitions that are gone: a topic may have been
+    /// deleted, or made anew with fewer.
+    async fn still_there(&self, since: &Positions) -> Result<Positions, Failure> {
+        let mut partitions: HashMap<String, i32> = self
+            .topics
+            .iter()
+            .map(|topic| (topic.name.clone(), topic.partitions))
+            .collect();
+        let place = |name: &str| {
+            let (topic, partition) = name.rsplit_once('/')?;
+            Some((topic.to_owned(), partition.parse::<i32>().ok()?))
+        };
+        if since
+            .keys()
+            .filter_map(|name| place(name))
+            .any(|(topic, _)| !partitions.contains_key(&topic))
+        {
+            partitions.extend(self.producer.topics().await?);
+        }
+        let is_there = |name: &str| {
+            place(name).is_some_and(|(topic, p)| partitions.get(&topic).is_some_and(|count| p < *count))
+        };
+        let there = since.iter().filter(|(name, _)| is_there(name));
+        Ok(there.map(|(name, position)| (name.clone(), *position)).collect())
+    }
+
+    /// Whether more may be sent now, or outcomes must come first.
+    pub(crate) fn accepts(&self) -> bool {
+        self.transaction.as_ref().is_none_or(Transaction::accepts)
     }
 
     pub(crate) async fn send(
@@ -251,12 +196,56 @@ impl KafkaSink {
         ticket: Ticket,
         event: &Event<'_>,
     ) -> Result<Option<String>, Failure> {
-        let Some(topic) = self.by_name.get(event.destination) else {
+        let Some(topic) = self.topics.number(event.destination) else {
             return Err(Failure::transient(format!(
                 "kafka: topic \"{}\" is not open",
                 event.destination
             )));
         };
+        let opaque = usize::try_from(ticket).unwrap_or(usize::MAX) << TOPIC_BITS | topic;
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(event.destination, opaque)
+                .payload(event.payload.as_ref())
+                .headers(self.headers(event));
+        if let Some(key) = event.key {
+            record = record.key(key);
+        }
+        if let Some(partition) = self.spec.partition {
+            record = record.partition(partition);
+        }
+        for _ in 0..QUEUE_FULL_TRIES {
+            match self.producer.inner.send(record) {
+                Ok(()) => {
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.sent();
+                    }
+                    return Ok(None);
+                }
+                Err((error, back)) => match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::QueueFull) => record = back,
+                    // A message before it was refused, as its report says.
+                    Some(RDKafkaErrorCode::State) if self.transaction.is_some() => {
+                        let failure = self.producer.failure("producing", &error);
+                        if let Some(transaction) = &mut self.transaction {
+                            transaction.spoil(failure);
+                        }
+                        return Ok(None);
+                    }
+                    Some(code) if client::is_refusal(code) => return Ok(Some(kafka::describe_code(code))),
+                    // What was sent before has its reports, taken first.
+                    Some(RDKafkaErrorCode::Fatal) => {
+                        self.producer.reports.give_up();
+                        return Ok(None);
+                    }
+                    _ => return Err(self.producer.failure("producing", &error)),
+                },
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Err(self.producer.said("the producer's queue stays full"))
+    }
+
+    fn headers(&self, event: &Event<'_>) -> OwnedHeaders {
         let mut headers = OwnedHeaders::new_with_capacity(event.headers.len() + 3);
         for (name, value) in event.headers.iter() {
             headers = headers.insert(Header { key: name, value });
@@ -280,120 +269,107 @@ impl KafkaSink {
                 value: Some(redelivery.to_string().as_str()),
             });
         }
-        let opaque = usize::try_from(ticket).unwrap_or(usize::MAX) << TOPIC_BITS | *topic;
-        let mut record: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(event.destination, opaque)
-                .payload(event.payload.as_ref())
-                .headers(headers);
-        if let Some(key) = event.key {
-            record = record.key(key);
-        }
-        if let Some(partition) = self.spec.partition {
-            record = record.partition(partition);
-        }
-        let Some(producer) = &self.producer else {
-            return Err(Failure::transient("kafka: closed"));
-        };
-        for _ in 0..QUEUE_FULL_TRIES {
-            match producer.send(record) {
-                Ok(()) => return Ok(None),
-                Err((error, back)) => match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::QueueFull) => record = back,
-                    Some(code) if client::is_refusal(code) => return Ok(Some(kafka::describe_code(code))),
-                    // Its reports say why, and are taken first.
-                    Some(RDKafkaErrorCode::Fatal) => {
-                        self.reports.give_up("the producer gave up");
-                        return Ok(None);
-                    }
-                    _ => return Err(self.failure("producing", &error)),
-                },
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Err(Failure::transient(format!(
-            "kafka {}: the producer's queue stays full",
-            self.spec.connection.brokers
-        )))
+        headers
     }
 
+    /// Cancel-safe: nothing is taken from where it is kept before an await.
     pub(crate) async fn settled(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {
-        let mut first_failure = None;
-        self.reports.take(&mut self.incoming).await;
+        loop {
+            if let Some(transaction) = &mut self.transaction {
+                if let Some(end) = transaction.due() {
+                    transaction.ending = Some(self.producer.end(end));
+                }
+                if let Some(ending) = &mut transaction.ending {
+                    let ended = ending.await;
+                    transaction.ending = None;
+                    let ended = ended.map_err(|e| Failure::transient(format!("kafka: {e}")))?;
+                    if let Err(error) = ended {
+                        let trouble = self.producer.trouble();
+                        return Err(
+                            trouble.unwrap_or_else(|| self.producer.failure("ending a transaction", &error))
+                        );
+                    }
+                    return transaction.ended(out);
+                }
+            }
+            self.producer.reports.take(&mut self.incoming).await;
+            self.take_reports(out)?;
+            if self.transaction.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_reports(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {
+        let mut failure = None;
+        let mut refused = false;
         let mut incoming = std::mem::take(&mut self.incoming);
         for delivered in incoming.drain(..) {
-            let ticket = (delivered.opaque >> TOPIC_BITS) as Ticket;
-            let topic = &self.topics[delivered.opaque & ((1 << TOPIC_BITS) - 1)];
-            match delivered.result {
-                Ok((partition, offset)) if offset >= 0 => {
-                    // Partitions added since the topic was opened: no position
-                    // is kept for them until the sink is opened anew.
-                    let known = partition < topic.partitions;
-                    let stream = topic.first_stream + u32::try_from(partition).unwrap_or(0);
-                    let outcome = if known {
-                        Outcome::Placed {
-                            stream,
-                            position: offset,
-                        }
-                    } else {
-                        first_failure.get_or_insert_with(|| {
-                            Failure::transient(format!(
-                                "kafka {}: topic \"{}\" has more partitions than before; opening it anew",
-                                self.spec.connection.brokers, topic.name
-                            ))
-                        });
-                        continue;
-                    };
-                    out.push(Settled { ticket, outcome });
+            let outcome = self.outcome(&delivered).map(|outcome| Settled {
+                ticket: (delivered.opaque >> TOPIC_BITS) as Ticket,
+                outcome,
+            });
+            match (outcome, &mut self.transaction) {
+                (Ok(settled), Some(transaction)) => transaction.report(settled),
+                (Err(error), Some(transaction)) => transaction.fail(error),
+                (Ok(settled), None) => {
+                    refused |= matches!(settled.outcome, Outcome::Refused(_));
+                    out.push(settled);
                 }
-                // acks=0: nothing is known of the place.
-                Ok(_) => out.push(Settled {
-                    ticket,
-                    outcome: Outcome::Unplaced,
-                }),
-                Err(code) if client::is_refusal(code) => {
-                    out.push(Settled {
-                        ticket,
-                        outcome: Outcome::Refused(kafka::describe_code(code)),
-                    });
-                }
-                Err(code) => {
-                    first_failure.get_or_insert_with(|| {
-                        self.failure(
-                            &format!("delivering to topic \"{}\"", topic.name),
-                            &KafkaError::MessageProduction(code),
-                        )
-                    });
+                (Err(error), None) => {
+                    failure.get_or_insert(error);
                 }
             }
         }
         self.incoming = incoming;
         // What was refused for good explains whatever else failed.
-        if out.iter().any(|s| matches!(s.outcome, Outcome::Refused(_))) {
+        if refused {
             return Ok(());
         }
-        if let Some(failure) = first_failure {
-            return Err(failure);
-        }
-        match self.reports.trouble() {
-            Some(trouble) => Err(Failure::transient(format!(
-                "kafka {}: {trouble}",
-                self.spec.connection.brokers
-            ))),
+        match self.producer.trouble().or(failure) {
+            Some(failure) => Err(failure),
             None => Ok(()),
         }
     }
 
-    pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
-        self.streams
-            .get(stream as usize)
-            .cloned()
-            .unwrap_or_else(|| Arc::from(""))
+    fn outcome(&self, delivered: &Delivered) -> Result<Outcome, Failure> {
+        let topic = self.topics.of(delivered.opaque);
+        match delivered.result {
+            Ok((partition, offset)) if offset >= 0 => match topic.stream(partition) {
+                Some(stream) => Ok(Outcome::Placed {
+                    stream,
+                    position: offset,
+                }),
+                // No position is kept for it until the sink is opened anew.
+                None => Err(self.producer.said(&format!(
+                    "topic \"{}\" has more partitions than before; opening it anew",
+                    topic.name
+                ))),
+            },
+            // acks=0: nothing is known of the place.
+            Ok(_) => Ok(Outcome::Unplaced),
+            Err(code) if client::is_refusal(code) => Ok(Outcome::Refused(kafka::describe_code(code))),
+            Err(code) => Err(self.producer.failure(
+                &format!("delivering to topic \"{}\"", topic.name),
+                &KafkaError::MessageProduction(code),
+            )),
+        }
     }
 
-    pub(crate) async fn close(mut self) {
-        if let Some(producer) = self.producer.take() {
-            // Purges what is queued, then waits for the library's threads.
-            let _ = tokio::task::spawn_blocking(move || drop(producer)).await;
+    /// Why nothing is acknowledged.
+    pub(crate) async fn why_stalled(&mut self) -> String {
+        match self.topics.last() {
+            Some(topic) => self.producer.why_stalled(&topic.name).await,
+            None => String::new(),
         }
+    }
+
+    pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
+        self.topics.stream_name(stream)
+    }
+
+    pub(crate) async fn close(self) {
+        let in_transaction = self.transaction.as_ref().is_some_and(|t| !t.is_empty());
+        self.producer.close(in_transaction).await;
     }
 }

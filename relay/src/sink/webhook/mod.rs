@@ -31,7 +31,7 @@ use self::signature::Signer;
 use super::{News, Opening, Outcome, Settled};
 use crate::config::{Endpoint, WebhookSinkSpec, WebhookUrl};
 use crate::cursor::Ticket;
-use crate::encode::{Event, Identity};
+use crate::encode::{Encoding, Event, Identity};
 use crate::failure::Failure;
 
 /// While there is something to wait for, it is said so often that this is so.
@@ -50,6 +50,7 @@ type UnderWay = Pin<Box<dyn Future<Output = Ended> + Send>>;
 /// See the module's description.
 pub(crate) struct WebhookSink {
     identity: Identity,
+    encoding: Encoding,
     /// For people.
     server: String,
     /// Path and query, when they are the secret of the receiver.
@@ -101,9 +102,11 @@ impl WebhookSink {
             .map_err(failed)?;
         let headers = own_headers(spec).map_err(failed)?;
         let client = Client::new(&endpoint, &spec.tls, spec.allow_private, spec.timeout).map_err(failed)?;
-        let composer = Composer::new(&endpoint.authority, headers, signer, spec.batch).map_err(failed)?;
+        let composer = Composer::new(&endpoint.authority, headers, signer, spec.batch, opening.encoding)
+            .map_err(failed)?;
         Ok(Self {
             identity: opening.identity.clone(),
+            encoding: opening.encoding.clone(),
             server: endpoint.server(),
             own_url: !endpoint.target.is_literal(),
             secret_target: secret,
@@ -122,8 +125,8 @@ impl WebhookSink {
 
     pub(crate) fn send(&mut self, ticket: Ticket, event: &Event<'_>) -> Option<String> {
         let entry = match self.batch {
-            Some(_) => Entry::element(ticket, event, &self.identity),
-            None => match Entry::single(ticket, event, &self.identity) {
+            Some(_) => Entry::element(ticket, event, &self.identity, &self.encoding),
+            None => match Entry::single(ticket, event, &self.identity, &self.encoding) {
                 Ok(entry) => entry,
                 Err(reason) => return Some(reason),
             },

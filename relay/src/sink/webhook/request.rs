@@ -11,10 +11,12 @@ use sha2::{Digest, Sha256};
 use super::client::Outgoing;
 use super::signature::Signer;
 use crate::cursor::Ticket;
-use crate::encode::{Event, Identity, Message, added};
+use crate::encode::{Encoding, Event, Identity, Message, added};
 
 /// Before the name of a message's own header.
 const PREFIX: &str = "tide-header-";
+/// Before the name of a CloudEvents attribute in binary mode.
+const ATTRIBUTE: &str = "ce-";
 
 /// A message on its way.
 #[derive(Debug)]
@@ -32,13 +34,23 @@ impl Entry {
     ///
     /// # Errors
     /// Why HTTP cannot carry it.
-    pub(super) fn single(ticket: Ticket, event: &Event<'_>, identity: &Identity) -> Result<Self, String> {
+    pub(super) fn single(
+        ticket: Ticket,
+        event: &Event<'_>,
+        identity: &Identity,
+        encoding: &Encoding,
+    ) -> Result<Self, String> {
         let mut headers = HeaderMap::new();
         let mut add = |name: &str, value: &str| {
+            let mut value = encoded(value, false);
+            if name.starts_with(ATTRIBUTE) {
+                // The HTTP binding of CloudEvents encodes these, too.
+                value = value.replace(' ', "%20").replace('"', "%22");
+            }
             let name: HeaderName = name
                 .parse()
                 .map_err(|_| format!("HTTP does not allow the header \"{name}\""))?;
-            let value = HeaderValue::from_str(&encoded(value, false))
+            let value = HeaderValue::from_str(&value)
                 .map_err(|_| format!("HTTP does not allow the value of the header \"{name}\""))?;
             headers
                 .try_append(name, value)
@@ -52,9 +64,19 @@ impl Entry {
             add(added::REDELIVERY, &redelivery.to_string())?;
         }
         for (name, value) in event.headers.iter() {
+            let value = value.unwrap_or_default();
+            let of_encoding = match encoding {
+                Encoding::Raw => false,
+                Encoding::Structured(_) => name == CONTENT_TYPE,
+                Encoding::Binary(..) => name == CONTENT_TYPE || name.starts_with(ATTRIBUTE),
+            };
+            if of_encoding {
+                add(&encoded(name, true), value)?;
+                continue;
+            }
             // Many servers drop headers with an underscore in their name.
             let name = encoded(name, true).replace('_', "-");
-            add(&format!("{PREFIX}{name}"), value.unwrap_or_default())?;
+            add(&format!("{PREFIX}{name}"), value)?;
         }
         let body = if event.payload.is_empty() {
             Bytes::from_static(b"null")
@@ -65,10 +87,21 @@ impl Entry {
     }
 
     /// A message as an element of an array.
-    pub(super) fn element(ticket: Ticket, event: &Event<'_>, identity: &Identity) -> Self {
-        let mut body = Vec::new();
-        Message::of(event, identity).write(&mut body);
-        Self::new(ticket, event, HeaderMap::new(), body.into())
+    pub(super) fn element(
+        ticket: Ticket,
+        event: &Event<'_>,
+        identity: &Identity,
+        encoding: &Encoding,
+    ) -> Self {
+        let body = match encoding {
+            Encoding::Structured(_) => event.payload.clone(),
+            Encoding::Raw | Encoding::Binary(..) => {
+                let mut body = Vec::new();
+                Message::of(event, identity).write(&mut body);
+                body.into()
+            }
+        };
+        Self::new(ticket, event, HeaderMap::new(), body)
     }
 
     fn new(ticket: Ticket, event: &Event<'_>, headers: HeaderMap, body: Bytes) -> Self {
@@ -124,6 +157,7 @@ impl Composer {
         own: HeaderMap,
         signer: Option<Signer>,
         batch: bool,
+        encoding: &Encoding,
     ) -> Result<Self, String> {
         let mut headers = own;
         let host =
@@ -133,7 +167,12 @@ impl Composer {
             let agent = concat!("pg-tide/", env!("CARGO_PKG_VERSION"));
             headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A message that is a request of its own may say otherwise.
+        let content = match encoding {
+            Encoding::Structured(_) if batch => "application/cloudevents-batch+json; charset=UTF-8",
+            _ => "application/json",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content));
         Ok(Self {
             headers,
             signer,
@@ -230,18 +269,18 @@ mod tests {
         };
         let target = "/in/{headers.who}".parse().unwrap();
         let mut encoder = Encoder::new(identity.clone(), DestinationKind::Url, target, None);
-        f(&encoder.encode(&row).unwrap(), &identity)
+        f(&encoder.encode(&row).unwrap().unwrap(), &identity)
     }
 
     fn composer(batch: bool) -> Composer {
         let signer = Signer::read("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        Composer::new("h:1", HeaderMap::new(), Some(signer), batch).unwrap()
+        Composer::new("h:1", HeaderMap::new(), Some(signer), batch, &Encoding::Raw).unwrap()
     }
 
     #[test]
     fn a_message_is_a_request_with_its_headers() {
         let headers = r#"{"who": "a/b?c", "event_type": "x y", "ünï": "1\n2 ü%"}"#;
-        let entry = with_entry(headers, Some(3), |e, i| Entry::single(1, e, i)).unwrap();
+        let entry = with_entry(headers, Some(3), |e, i| Entry::single(1, e, i, &Encoding::Raw)).unwrap();
         let request = composer(false).compose(&[entry], "/x", 5).unwrap();
         let get = |name: &str| request.headers()[name].to_str().unwrap();
         assert_eq!(get("tide-header-event-type"), "x y");
@@ -256,14 +295,18 @@ mod tests {
     #[test]
     fn values_in_a_url_stay_in_their_part_of_it() {
         let target = with_entry(r#"{"who": "a/b?c=ä"}"#, None, |e, i| {
-            Entry::element(1, e, i).target
+            Entry::element(1, e, i, &Encoding::Raw).target
         });
         assert_eq!(target, "/in/a%2Fb%3Fc%3D%C3%A4");
     }
 
     #[test]
     fn a_batch_is_an_array_with_an_id_of_its_own() {
-        let entry = || with_entry(r#"{"who": "x"}"#, None, |e, i| Entry::element(1, e, i));
+        let entry = || {
+            with_entry(r#"{"who": "x"}"#, None, |e, i| {
+                Entry::element(1, e, i, &Encoding::Raw)
+            })
+        };
         let composer = composer(true);
         let id = |entries: &[Entry]| {
             let request = composer.compose(entries, "/", 5).unwrap();

@@ -2,33 +2,32 @@
 //! order. The message id (`Nats-Msg-Id`) is the same whoever sends it, so the
 //! stream's duplicate window refuses what the reading of the tail missed.
 
+mod tail;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self};
+use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
+use tail::Tail;
 
 use super::{Outcome, Settled};
-use crate::broker::nats::{self, Connection};
+use crate::broker::nats::{self, Connection, Wanted};
 use crate::config::{Delivery, NatsSinkSpec};
 use crate::cursor::{Positions, Ticket};
 use crate::encode::{Event, EventId, Identity, added};
 use crate::failure::{Failure, with_causes};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// See the Kafka sink's tail: requests of a dead owner may still arrive.
-const SETTLE: Duration = Duration::from_millis(150);
 
 type AckFuture = Pin<Box<dyn Future<Output = (Ticket, Result<PublishAck, PublishError>)> + Send>>;
 
@@ -50,7 +49,7 @@ impl NatsSink {
         identity: &Identity,
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
-        let connection = Connection::open(&spec.url, &identity.pipeline).await?;
+        let connection = Connection::open(&spec.connection, &identity.pipeline).await?;
         let context = jetstream::ContextBuilder::new()
             .timeout(ACK_TIMEOUT)
             .ack_timeout(ACK_TIMEOUT)
@@ -58,14 +57,13 @@ impl NatsSink {
             .max_ack_inflight(max_in_flight + 1_000)
             .build(connection.client().clone());
         let pattern = spec.subject_pattern();
-        let streams = nats::streams_for(
-            &context,
-            &spec.url,
-            spec.stream.as_deref(),
-            &pattern,
-            spec.create_stream,
-        )
-        .await?;
+        let wanted = Wanted {
+            named: spec.stream.as_deref(),
+            subject: &pattern,
+            create: spec.create_stream,
+            for_reading: false,
+        };
+        let streams = nats::streams_for(&connection, &context, wanted).await?;
         let mut sink = Self {
             spec: spec.clone(),
             identity: identity.clone(),
@@ -91,115 +89,27 @@ impl NatsSink {
         number
     }
 
-    fn failure(&self, what: &str, error: &dyn std::error::Error) -> Failure {
-        Failure::transient(format!("nats {}: {what}: {}", self.spec.url, with_causes(error)))
-    }
-
-    /// The last sequence of a stream; none when the stream is gone.
-    async fn last_sequence(&mut self, stream: &str) -> Result<Option<i64>, Failure> {
-        match self.context.get_stream(stream).await {
-            Ok(stream) => Ok(Some(
-                i64::try_from(stream.cached_info().state.last_sequence).unwrap_or(i64::MAX),
-            )),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(self.failure("asking for the stream", &error)),
+    fn tail(&self) -> Tail<'_> {
+        Tail {
+            connection: &self.connection,
+            context: &self.context,
+            identity: &self.identity,
         }
     }
 
     pub(crate) async fn new_positions(&mut self, known: &Positions) -> Result<Positions, Failure> {
-        let mut new = Positions::new();
-        for name in self.streams.clone() {
-            if !known.contains_key(&*name)
-                && let Some(last) = self.last_sequence(&name).await?
-            {
-                new.insert(name.to_string(), last + 1);
-            }
-        }
-        Ok(new)
+        let tail = self.tail();
+        self.connection
+            .unless_trouble(tail.ends(&self.streams, known))
+            .await
     }
 
     pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
-        let mut landed = HashSet::new();
         if self.spec.delivery == Delivery::AtLeastOnce {
-            return Ok(landed);
+            return Ok(HashSet::new());
         }
-        for (stream, position) in since {
-            let mut next = *position;
-            let mut quiet_since = Instant::now();
-            loop {
-                let Some(last) = self.last_sequence(stream).await? else {
-                    break;
-                };
-                if last >= next {
-                    let (found, after) = self.read_from(stream, next).await?;
-                    next = after;
-                    if !found.is_empty() {
-                        landed.extend(found);
-                        quiet_since = Instant::now();
-                    }
-                } else if quiet_since.elapsed() >= SETTLE {
-                    break;
-                } else {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        }
-        Ok(landed)
-    }
-
-    /// Ids of this pipeline from a sequence on, and the next sequence.
-    async fn read_from(&mut self, name: &str, from: i64) -> Result<(Vec<EventId>, i64), Failure> {
-        let stream = self
-            .context
-            .get_stream(name)
-            .await
-            .map_err(|e| self.failure("asking for the stream", &e))?;
-        let last = i64::try_from(stream.cached_info().state.last_sequence).unwrap_or(i64::MAX);
-        let start = u64::try_from(from.max(1))
-            .unwrap_or(1)
-            .max(stream.cached_info().state.first_sequence);
-        let config = OrderedConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: start,
-            },
-            replay_policy: ReplayPolicy::Instant,
-            headers_only: true,
-            ..OrderedConfig::default()
-        };
-        let consumer = stream
-            .create_consumer(config)
-            .await
-            .map_err(|e| self.failure("reading the end of the stream", &e))?;
-        let mut messages = consumer
-            .messages()
-            .await
-            .map_err(|e| self.failure("reading the end of the stream", &e))?;
-        let mut found = Vec::new();
-        let mut at = from;
-        while at <= last {
-            let next = tokio::time::timeout(ACK_TIMEOUT, messages.next())
-                .await
-                .map_err(|_| {
-                    Failure::transient(format!(
-                        "nats {}: reading the end of the stream: no answer",
-                        self.spec.url
-                    ))
-                })?;
-            let Some(message) = next else { break };
-            let message = message.map_err(|e| self.failure("reading the end of the stream", &e))?;
-            let info = message
-                .info()
-                .map_err(|e| self.failure("reading the end of the stream", &*e))?;
-            at = i64::try_from(info.stream_sequence).unwrap_or(i64::MAX) + 1;
-            let pending = info.pending;
-            if let Some(id) = message.headers.as_ref().and_then(|h| own_id(h, &self.identity)) {
-                found.push(id);
-            }
-            if pending == 0 {
-                at = at.max(last + 1);
-            }
-        }
-        Ok((found, at))
+        let tail = self.tail();
+        self.connection.unless_trouble(tail.landed(since)).await
     }
 
     pub(crate) async fn send(
@@ -227,7 +137,7 @@ impl NatsSink {
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => Ok(Some(
                 "the message is larger than the server allows (max_payload)".into(),
             )),
-            Err(error) => Err(self.failure("publishing", &error)),
+            Err(error) => Err(self.connection.failure("publishing", &error)),
         }
     }
 
@@ -289,19 +199,37 @@ impl NatsSink {
                 stream: self.number(&ack.stream),
                 position: i64::try_from(ack.sequence).unwrap_or(i64::MAX),
             },
-            Err(error) if with_causes(&error).contains("message size exceeds") => {
-                Outcome::Refused("the message is larger than the stream allows (max_msg_size)".into())
-            }
-            Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-                return Err(Failure::transient(format!(
-                    "nats {}: no stream takes the subject \"{}\"; create one, or set \"create_stream\"",
-                    self.spec.url,
-                    self.spec.subject.text()
-                )));
-            }
-            Err(error) => return Err(self.failure("publishing", &error)),
+            Err(error) => return self.refused(ticket, &error),
         };
         Ok(Settled { ticket, outcome })
+    }
+
+    /// What a publish that was not taken means: for this message, or for all.
+    fn refused(&self, ticket: Ticket, error: &PublishError) -> Result<Settled, Failure> {
+        let subject = self.spec.subject.text();
+        if error.kind() == PublishErrorKind::StreamNotFound {
+            return Err(self.connection.failed(format_args!(
+                "no stream takes the subject \"{subject}\"; create one, or set \"create_stream\""
+            )));
+        }
+        let text = with_causes(error);
+        if text.contains("message size exceeds") {
+            let reason = "the message is larger than the stream allows (max_msg_size)";
+            return Ok(Settled {
+                ticket,
+                outcome: Outcome::Refused(reason.into()),
+            });
+        }
+        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<jetstream::Error>());
+        if let Some(cause) = cause
+            && cause.error_code() == ErrorCode::STREAM_STORE_FAILED
+            && text.contains("exceeded")
+        {
+            return Err(self.connection.failed(format_args!(
+                "the stream of \"{subject}\" is full ({cause}; it discards new messages): waiting for room; raise its limits or take messages off"
+            )));
+        }
+        Err(self.connection.failure("publishing", error))
     }
 
     pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
@@ -315,21 +243,4 @@ impl NatsSink {
     pub(crate) async fn close(self) {
         drop(self);
     }
-}
-
-fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
-    use jetstream::ErrorCode;
-    use jetstream::context::GetStreamErrorKind;
-    matches!(error.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
-/// The id of a message that this pipeline sent.
-fn own_id(headers: &HeaderMap, identity: &Identity) -> Option<EventId> {
-    if headers.get(added::PIPELINE)?.as_str() != identity.pipeline
-        || headers.get(added::OUTBOX)?.as_str() != identity.outbox
-    {
-        return None;
-    }
-    let redelivery = headers.get(added::REDELIVERY).map(HeaderValue::as_str);
-    EventId::parse(headers.get(added::ID)?.as_str(), redelivery)
 }

@@ -1,14 +1,6 @@
--- Options of the sinks beside brokers: inbox, webhook, stdout.
+-- Options of webhook sinks.
 
 INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
-('forward', 'inbox', 'inbox', 'text', true, NULL, NULL, NULL, 'Inbox to deliver into.'),
-('forward', 'inbox', 'url', 'setting', false, NULL, NULL, NULL, 'Database of the inbox, postgres://user@host:port/database, or a reference to such a URL; without it the inbox is in this database.'),
-('forward', 'inbox', 'user', 'setting', false, NULL, NULL, NULL, 'Role to log in as, when not in the URL.'),
-('forward', 'inbox', 'password', 'secret', false, NULL, NULL, NULL, 'Password of that role, by reference.'),
-('forward', 'inbox', 'message_id_header', 'text', false, NULL, NULL, NULL, 'Header whose value is the event id; without it, or without that header, the message''s tide-id.'),
-('forward', 'inbox', 'origin', 'text', false, NULL, NULL, NULL, 'Name of this side; added to the header tide-path of what is delivered.'),
-('forward', 'inbox', 'skip_if_passed', 'text_list', false, NULL, NULL, NULL, 'Names; a message whose tide-path has one of them is not delivered: it came from there.'),
-('forward', 'inbox', 'delivery', 'text', false, '{exactly-once}', NULL, NULL, 'exactly-once; an inbox knows no other.'),
 ('forward', 'webhook', 'url', 'setting', true, NULL, NULL, NULL, 'Where messages are posted to, https://host/path; path and query may have {placeholders}. Or a reference to the whole URL, when it is a secret.'),
 ('forward', 'webhook', 'method', 'text', false, '{POST}', NULL, NULL, 'POST.'),
 ('forward', 'webhook', 'mode', 'text', false, '{single,batch}', NULL, NULL, 'single: a request per message, its body the payload. batch: a JSON array of up to batch_size messages.'),
@@ -22,35 +14,7 @@ INSERT INTO tide.connector_option (direction, connector, key, kind, required, al
 ('forward', 'webhook', 'tls_ca', 'setting', false, NULL, NULL, NULL, 'Certificates to trust, as PEM or a reference to it; without it the system''s.'),
 ('forward', 'webhook', 'tls_cert', 'setting', false, NULL, NULL, NULL, 'Own certificate, as PEM or a reference to it.'),
 ('forward', 'webhook', 'tls_key', 'secret', false, NULL, NULL, NULL, 'Key of the own certificate, a reference to PEM.'),
-('forward', 'webhook', 'delivery', 'text', false, '{at-least-once}', NULL, NULL, 'at-least-once: what was under way when a relay dies is sent again, with the same id; a receiver cannot be asked what it has.'),
-('forward', 'stdout', 'delivery', 'text', false, '{at-least-once}', NULL, NULL, 'at-least-once; standard output cannot be read again.');
-
--- What no single option of these sinks shows. Never shows a value: it may hold
--- a password.
-CREATE OR REPLACE FUNCTION tide._check_inbox_sink(p_pipeline text, p_config jsonb)
-RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    v_url text := p_config ->> 'url';
-BEGIN
-    IF v_url IS NULL THEN
-        IF coalesce(p_config ->> 'user', p_config ->> 'password') IS NOT NULL THEN
-            RAISE EXCEPTION 'key "url" is missing in the config of pipeline "%"', p_pipeline
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT = '"user" and "password" are for the database in "url"; without it the inbox is in this database, and the relay''s own login is used.';
-        END IF;
-    ELSIF starts_with(v_url, '${') THEN
-        NULL;
-    ELSIF v_url ~* '^postgres(ql)?://[^/?#]*:[^/?#]*@' OR v_url ~* '(^|[\s?&])(ssl)?password\s*=' THEN
-        RAISE EXCEPTION 'key "url" in the config of pipeline "%" contains a password', p_pipeline
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Secrets are never kept in SQL. Leave the password out of the URL and give it as "password", by reference, or refer to the whole URL: "${file:/absolute/path}" or "${env:NAME}".';
-    ELSIF v_url !~* '^postgres(ql)?://.' AND v_url !~* '(^|\s)host(addr)?\s*=' THEN
-        RAISE EXCEPTION 'key "url" in the config of pipeline "%" is no address of a PostgreSQL database', p_pipeline
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Write postgres://user@host:port/database, or "host=... dbname=... user=...".';
-    END IF;
-END $$;
+('forward', 'webhook', 'delivery', 'text', false, '{at-least-once}', NULL, NULL, 'at-least-once: what was under way when a relay dies is sent again, with the same id; a receiver cannot be asked what it has.');
 
 CREATE OR REPLACE FUNCTION tide._check_webhook_headers(p_pipeline text, p_headers jsonb)
 RETURNS void
@@ -80,6 +44,8 @@ BEGIN
     END LOOP;
 END $$;
 
+-- What no single option of a webhook sink shows. Never shows a value: it may be
+-- a secret.
 CREATE OR REPLACE FUNCTION tide._check_webhook_sink(p_pipeline text, p_config jsonb)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
@@ -112,15 +78,4 @@ BEGIN
         RAISE EXCEPTION 'key "%" is missing in the config of pipeline "%"', v_error, p_pipeline
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A certificate and its key go together: set both, or neither.';
     END LOOP;
-END $$;
-
-CREATE OR REPLACE FUNCTION tide._check_sink(p_pipeline text, p_sink text, p_config jsonb)
-RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    CASE p_sink
-        WHEN 'inbox' THEN PERFORM tide._check_inbox_sink(p_pipeline, p_config);
-        WHEN 'webhook' THEN PERFORM tide._check_webhook_sink(p_pipeline, p_config);
-        ELSE NULL;
-    END CASE;
 END $$;

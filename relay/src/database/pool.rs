@@ -1,0 +1,73 @@
+//! Small pools of connections, opened when needed.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Database, DatabaseError, Profile, Session};
+
+/// A bounded pool of connections of one profile, opened when needed.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    database: Database,
+    profile: Profile,
+    places: Arc<Semaphore>,
+    idle: Mutex<Vec<Session>>,
+}
+
+/// A connection on loan. Goes back to the pool only through [`Pooled::done`],
+/// so that one that failed halfway is never used again.
+#[derive(Debug)]
+pub(crate) struct Pooled<'a> {
+    pool: &'a Pool,
+    pub(crate) session: Session,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Pooled<'_> {
+    /// Gives the connection back: it is in a clean state.
+    pub(crate) fn done(self) {
+        self.pool.idle.lock().push(self.session);
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(database: Database, profile: Profile, size: usize) -> Self {
+        Self {
+            database,
+            profile,
+            places: Arc::new(Semaphore::new(size)),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Where its connections lead.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    pub(crate) async fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
+        let place = Arc::clone(&self.places)
+            .acquire_owned()
+            .await
+            .map_err(|_| DatabaseError::Statement {
+                what: "pool",
+                reason: "closed".into(),
+            })?;
+        let reused = {
+            let mut idle = self.idle.lock();
+            idle.retain(|s| !s.client.is_closed());
+            idle.pop()
+        };
+        let session = match reused {
+            Some(session) => session,
+            None => self.database.connect(self.profile, None).await?,
+        };
+        Ok(Pooled {
+            pool: self,
+            session,
+            _place: place,
+        })
+    }
+}

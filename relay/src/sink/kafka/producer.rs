@@ -1,0 +1,312 @@
+//! The producer: what is asked of the brokers beside sending, and its failures
+//! in words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+use tokio::time::Instant;
+
+use super::client::{self, Reports, Trouble};
+use crate::broker::kafka::{self, Watch};
+use crate::config::{KafkaSinkSpec, Sasl};
+use crate::cursor::Positions;
+use crate::failure::Failure;
+
+/// Longer than a connection may take to be made, so that it is known what it
+/// failed of.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+const METADATA_TURN: Duration = Duration::from_millis(500);
+/// A transaction's beginning or end that takes longer has failed.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) type Inner = ThreadedProducer<Reports>;
+
+/// A topic as the brokers tell it: name, number of partitions, error.
+type TopicMetadata = (String, i32, Option<RDKafkaErrorCode>);
+
+/// See the module's description.
+pub(super) struct Producer {
+    brokers: String,
+    patience: Duration,
+    pub(super) inner: Arc<Inner>,
+    pub(super) reports: Reports,
+    watch: Watch,
+}
+
+/// How a transaction ends. The next one is begun at once: a transaction
+/// without messages costs the brokers nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Commit,
+    Abort,
+}
+
+impl Producer {
+    pub(super) fn new(
+        spec: &KafkaSinkSpec,
+        max_in_flight: usize,
+        transactional_id: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let watch = Watch::new(&spec.connection);
+        let reports = Reports::new(watch.clone());
+        let inner = client::producer(spec, max_in_flight, transactional_id, reports.clone())?;
+        Ok(Self {
+            brokers: spec.connection.brokers.clone(),
+            // The first answer may have to wait for a token.
+            patience: match spec.connection.security.sasl {
+                Some(Sasl::OAuth(_)) => METADATA_TIMEOUT + kafka::TOKEN_TIMEOUT,
+                _ => METADATA_TIMEOUT,
+            },
+            inner: Arc::new(inner),
+            reports,
+            watch,
+        })
+    }
+
+    pub(super) fn said(&self, words: &str) -> Failure {
+        Failure::transient(format!("kafka {}: {words}", self.brokers))
+    }
+
+    /// A failed call in words. Whoever was fenced is no longer the owner.
+    pub(super) fn failure(&self, what: &str, error: &KafkaError) -> Failure {
+        if error.rdkafka_error_code().is_some_and(kafka::is_fencing) {
+            return self.fenced();
+        }
+        self.said(&format!("{what}: {}", self.watch.describe(error)))
+    }
+
+    /// The same; a missing connection is looked into.
+    async fn explained(&self, what: &str, error: &KafkaError) -> Failure {
+        match self
+            .watch
+            .explained()
+            .await
+            .filter(|_| kafka::is_connection(error))
+        {
+            Some(reason) => self.said(&format!("{what}: {reason}")),
+            None => self.failure(what, error),
+        }
+    }
+
+    fn fenced(&self) -> Failure {
+        Failure::lost(format!(
+            "kafka {}: another owner of the pipeline has begun to send; the broker takes nothing more from this one",
+            self.brokers
+        ))
+    }
+
+    /// What makes the producer useless. The library is asked itself first: it
+    /// refuses to send before it has reported why.
+    pub(super) fn trouble(&self) -> Option<Failure> {
+        if let Some((code, reason)) = self.inner.client().fatal_error() {
+            return Some(if kafka::is_fencing(code) {
+                self.fenced()
+            } else {
+                self.said(&format!("the producer gave up: {reason}"))
+            });
+        }
+        Some(match self.reports.trouble()? {
+            Trouble::NoBroker(reason) => {
+                let reason = self.watch.reason().unwrap_or(reason);
+                self.said(&format!("no broker can be reached: {reason}"))
+            }
+            Trouble::GaveUp => self.said("the producer gave up"),
+        })
+    }
+
+    /// Runs a blocking call of the library again until it is through, in short
+    /// turns, so that what the broker does not forgive (a wrong password, say)
+    /// is told as soon as it is known.
+    async fn turns<T: Send + 'static>(
+        &self,
+        what: &str,
+        patience: Duration,
+        call: impl Fn(&Inner, &Reports) -> Result<T, KafkaError> + Clone + Send + 'static,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let (inner, reports, call) = (Arc::clone(&self.inner), self.reports.clone(), call.clone());
+            let result = blocking(move || call(&inner, &reports)).await?;
+            match result {
+                Ok(answer) => return Ok(answer),
+                Err(error)
+                    if (kafka::is_connection(&error) || kafka::is_retriable(&error))
+                        && Instant::now() < deadline
+                        && !self.watch.is_hopeless() => {}
+                Err(error) => return Err(self.explained(what, &error).await),
+            }
+        }
+    }
+
+    /// What the brokers tell of a topic, or of all.
+    async fn metadata(&self, topic: Option<&str>) -> Result<Vec<TopicMetadata>, Failure> {
+        let topic = topic.map(str::to_owned);
+        self.turns("asking for metadata", self.patience, move |inner, reports| {
+            let metadata = inner.client().fetch_metadata(topic.as_deref(), METADATA_TURN)?;
+            reports.connected_to(metadata.brokers().len());
+            let topics = metadata.topics().iter().map(|t| {
+                let partitions = i32::try_from(t.partitions().len()).unwrap_or(0);
+                (
+                    t.name().to_owned(),
+                    partitions,
+                    t.error().map(RDKafkaErrorCode::from),
+                )
+            });
+            Ok(topics.collect())
+        })
+        .await
+    }
+
+    /// Makes sure that the brokers answer.
+    pub(super) async fn connect(&self) -> Result<(), Failure> {
+        self.metadata(None).await.map(drop)
+    }
+
+    /// All topics there are, with their numbers of partitions.
+    pub(super) async fn topics(&self) -> Result<Vec<(String, i32)>, Failure> {
+        let all = self.metadata(None).await?;
+        Ok(all
+            .into_iter()
+            .map(|(name, partitions, _)| (name, partitions))
+            .collect())
+    }
+
+    /// How many partitions a topic has. Asking creates it where the brokers
+    /// do that by themselves.
+    pub(super) async fn partitions(&self, name: &str) -> Result<i32, Failure> {
+        let unusable = |reason: &str| self.said(&format!("topic \"{name}\" cannot be used: {reason}"));
+        let deadline = Instant::now() + METADATA_TIMEOUT;
+        loop {
+            let topics = self.metadata(Some(name)).await?;
+            match topics.into_iter().find(|(topic, ..)| topic == name) {
+                Some((_, partitions, None)) if partitions > 0 => return Ok(partitions),
+                Some((_, _, Some(code))) if !is_passing(code) => {
+                    return Err(unusable(&kafka::describe_code(code)));
+                }
+                // A topic being created has no leader for a moment.
+                _ if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Some((_, _, Some(RDKafkaErrorCode::LeaderNotAvailable))) => {
+                    return Err(unusable("it has no leader: brokers that hold it are away"));
+                }
+                _ => {
+                    return Err(unusable(
+                        "the topic does not exist and the brokers do not create it; create it, or set auto.create.topics.enable at the brokers",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Why the brokers acknowledge nothing, as far as that can be seen from
+    /// here.
+    pub(super) async fn why_stalled(&self, topic: &str) -> String {
+        let (inner, name) = (Arc::clone(&self.inner), topic.to_owned());
+        let looked = blocking(move || {
+            let metadata = inner.client().fetch_metadata(Some(&name), METADATA_TURN)?;
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            Ok(partitions
+                .map(|p| (p.id(), p.leader(), p.isr().len(), p.replicas().len()))
+                .min_by_key(|(_, leader, in_sync, _)| (*leader >= 0, *in_sync)))
+        })
+        .await;
+        match looked {
+            Ok(Ok(Some((id, leader, ..)))) if leader < 0 => {
+                format!("partition {id} of topic \"{topic}\" has no leader: brokers that hold it are away")
+            }
+            Ok(Ok(Some((id, _, in_sync, replicas)))) => format!(
+                "the brokers answer; perhaps topic \"{topic}\" has fewer in-sync replicas than its min.insync.replicas wants (partition {id}: {in_sync} of {replicas} in sync)"
+            ),
+            Ok(Ok(None)) => format!("topic \"{topic}\" is gone"),
+            Ok(Err(error)) => self.failure("the brokers do not answer", &error).message,
+            Err(failure) => failure.message,
+        }
+    }
+
+    /// The ends of partitions of a topic.
+    pub(super) async fn ends(&self, topic: &str, partitions: Vec<i32>) -> Result<Positions, Failure> {
+        let (inner, name) = (Arc::clone(&self.inner), topic.to_owned());
+        let result = blocking(move || {
+            partitions
+                .into_iter()
+                .map(|p| {
+                    let (_, end) = inner.client().fetch_watermarks(&name, p, METADATA_TIMEOUT)?;
+                    Ok((format!("{name}/{p}"), end))
+                })
+                .collect::<Result<Positions, KafkaError>>()
+        })
+        .await?;
+        match result {
+            Ok(ends) => Ok(ends),
+            Err(error) => Err(self.explained("asking for end offsets", &error).await),
+        }
+    }
+
+    /// Takes the transactional id over: whoever had it can send nothing more,
+    /// and what it had not committed is aborted. Begins a transaction.
+    pub(super) async fn take_over(&self) -> Result<(), Failure> {
+        self.turns(
+            "taking over the transactional id",
+            TRANSACTION_TIMEOUT,
+            |inner, _| inner.init_transactions(METADATA_TURN),
+        )
+        .await?;
+        self.inner
+            .begin_transaction()
+            .map_err(|e| self.failure("beginning a transaction", &e))
+    }
+
+    /// Ends the transaction, all of whose messages are reported, and begins
+    /// the next.
+    pub(super) fn end(&self, end: End) -> tokio::task::JoinHandle<Result<(), KafkaError>> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || {
+            // Reported is not yet gone from the library's queue; a commit that
+            // finds something there waits in a poll of 100 ms, while the
+            // producer's own thread takes what it waits for.
+            let deadline = std::time::Instant::now() + Duration::from_millis(200);
+            while inner.in_flight_count() > 0 && std::time::Instant::now() < deadline {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            match end {
+                End::Commit => inner.commit_transaction(TRANSACTION_TIMEOUT)?,
+                End::Abort => inner.abort_transaction(TRANSACTION_TIMEOUT)?,
+            }
+            inner.begin_transaction()
+        })
+    }
+
+    /// Drops what is still queued and closes the connections. An open
+    /// transaction is aborted, so that it holds no reader back.
+    pub(super) async fn close(self, in_transaction: bool) {
+        let useless = self.reports.trouble().is_some();
+        let _ = blocking(move || {
+            if in_transaction && !useless {
+                let _ = self.inner.abort_transaction(CLOSING_TIMEOUT);
+            }
+            drop(self);
+        })
+        .await;
+    }
+}
+
+/// Whether a topic's error may be one of its creation.
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::LeaderNotAvailable
+    )
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .map_err(|e| Failure::transient(format!("kafka: {e}")))
+}
