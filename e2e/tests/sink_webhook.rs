@@ -341,6 +341,135 @@ async fn a_refused_message_is_dead_lettered_and_can_be_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_message_is_waited_for_where_dead_letters_are_off() {
+    let (db, receiver) = scene("webhook_waits").await;
+    to_webhook(
+        &db,
+        &receiver,
+        "/",
+        r#"{"dead_letter": {"enabled": false}, "ordering": "strict"}"#,
+    )
+    .await;
+    let refuses_two = |r: &Received| match values(std::slice::from_ref(r))[0] {
+        2 => Answer::status(422).body("no amount"),
+        _ => Answer::status(200),
+    };
+    receiver.answer(refuses_two);
+    let relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 5, 5).await;
+    let error = last_error(&db, "422 Unprocessable Entity: no amount").await;
+    assert!(error.contains("\"dead_letter.enabled\" is false"), "{error}");
+    relay.await_healthy(SOON, "p", 0).await;
+    await_count(&receiver, 4).await;
+    let mut so_far = values(&receiver.received());
+    so_far.dedup();
+    assert_eq!(so_far, [1, 2], "nothing is sent past it");
+    receiver.answer(|_| Answer::status(200));
+    db.await_delivered(SOON).await;
+    let requests = receiver.received();
+    let mut got = values(&requests);
+    got.dedup();
+    assert_eq!(got, [1, 2, 3, 4, 5]);
+    let ids: BTreeSet<&str> = requests.iter().map(|r| r.header("idempotency-key")).collect();
+    assert_eq!(ids.len(), 5);
+    assert_eq!(db.text("SELECT count(*) FROM tide.dead_letter").await, "0");
+
+    // Tried once more before it is set aside.
+    receiver.answer(refuses_two);
+    to_webhook(&db, &receiver, "/", r#"{"dead_letter": {"max_retries": 1}}"#).await;
+    let before = receiver.count();
+    db.run("SELECT tide.outbox_publish('events', '{\"n\": 2}')").await;
+    db.await_delivered(SOON).await;
+    assert_eq!(values(&receiver.received()[before..]), [2, 2]);
+    assert_eq!(db.text("SELECT count(*) FROM tide.dead_letter").await, "1");
+}
+
+/// Longer than a broker is given to acknowledge.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_receiver_is_waited_for_as_long_as_its_timeout_allows() {
+    let (db, receiver) = scene("webhook_slow").await;
+    to_webhook(&db, &receiver, "/", r#"{"timeout": "60s"}"#).await;
+    receiver.answer(|r| match values(std::slice::from_ref(r))[0] {
+        1 => Answer::status(200).after(Duration::from_secs(13)),
+        _ => Answer::status(200),
+    });
+    let relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 20, 20).await;
+    db.await_delivered(A_WHILE).await;
+    assert_eq!(values(&receiver.received()), (1..=20).collect::<Vec<_>>());
+    assert!(!relay.log().contains("delivery failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_under_way_at_a_kill_comes_again_with_the_same_id() {
+    let (db, receiver) = scene("webhook_under_way").await;
+    to_webhook(&db, &receiver, "/", "{}").await;
+    // The answer comes when nobody waits for it any more.
+    receiver.answer(|_| Answer::status(200).after(Duration::from_secs(5)));
+    let mut relay = Relay::start(&db).await;
+    db.publish_number("events", 1).await;
+    await_count(&receiver, 1).await;
+    relay.kill();
+    receiver.answer(|_| Answer::status(200));
+    let _next = Relay::start(&db).await;
+    db.await_delivered(A_WHILE).await;
+    let requests = receiver.received();
+    assert_eq!(values(&requests), [1, 1]);
+    for name in ["webhook-id", "idempotency-key", "tide-id"] {
+        assert_eq!(requests[0].header(name), requests[1].header(name));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_cloud_events_where_that_is_asked_for() {
+    let (db, receiver) = scene("webhook_cloudevents").await;
+    let _relay = Relay::start(&db).await;
+    let publish =
+        "SELECT tide.outbox_publish('events', '{\"n\": 1}', '{\"event_type\": \"order ü\", \"a\": \"b\"}')";
+    let mut got = Vec::new();
+    for more in [
+        r#"{"encoding": "cloudevents"}"#,
+        r#"{"encoding": "cloudevents-binary"}"#,
+        r#"{"encoding": "cloudevents", "mode": "batch"}"#,
+    ] {
+        to_webhook(&db, &receiver, "/", more).await;
+        db.run(publish).await;
+        db.await_delivered(SOON).await;
+        got.push(receiver.received().last().unwrap().clone());
+    }
+    let [structured, binary, batch] = &got[..] else {
+        panic!("{got:?}");
+    };
+    let envelope: serde_json::Value = serde_json::from_str(&structured.body).unwrap();
+    assert_eq!(
+        structured.header("content-type"),
+        "application/cloudevents+json; charset=UTF-8"
+    );
+    assert_eq!(envelope["id"], structured.header("tide-id"));
+    assert_eq!(
+        (&envelope["type"], &envelope["data"]["n"]),
+        (&"order ü".into(), &1.into())
+    );
+    assert_eq!(binary.body, r#"{"n": 1}"#);
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-type", "order%20%C3%BC"),
+        ("ce-source", "/pg-tide/events"),
+        ("tide-header-a", "b"),
+    ] {
+        assert_eq!(binary.header(name), value);
+    }
+    assert_eq!(
+        batch.header("content-type"),
+        "application/cloudevents-batch+json; charset=UTF-8"
+    );
+    let events: serde_json::Value = serde_json::from_str(&batch.body).unwrap();
+    assert_eq!(events[0]["data"]["n"], 1);
+    assert_eq!(events[0]["specversion"], "1.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_kept_and_everything_that_may_pass_is_waited_for() {
     let (db, receiver) = scene("webhook_wait").await;
     to_webhook(&db, &receiver, "/", r#"{"timeout": "700ms"}"#).await;
@@ -448,15 +577,14 @@ async fn tls_is_checked_and_what_is_wrong_with_it_is_said() {
     let port = receiver.address().port();
     let reference = |path: &std::path::Path| format!("${{file:{}}}", path.display());
     let with = |ca: &std::path::Path, identity: bool| {
-        let mut more = format!(
-            r#"{{"allow_private": true, "retry": {{"max": 200}}, "tls_ca": "{}""#,
-            reference(ca)
-        );
-        if identity {
+        let own = if identity {
             let (cert, key) = (reference(&client.cert), reference(&client.key));
-            more += &format!(r#", "tls_cert": "{cert}", "tls_key": "{key}""#);
-        }
-        more + "}"
+            format!(r#", "tls_cert": "{cert}", "tls_key": "{key}""#)
+        } else {
+            String::new()
+        };
+        let ca = reference(ca);
+        format!(r#"{{"allow_private": true, "retry": {{"max": 200}}, "tls_ca": "{ca}"{own}}}"#)
     };
     db.publish_numbers("events", 1, 10, 1).await;
     let relay = Relay::start(&db).await;

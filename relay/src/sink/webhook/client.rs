@@ -159,13 +159,18 @@ impl Client {
         let addresses = self.addresses().await?;
         let mut stream = None;
         let mut reason = String::new();
+        // One that does not answer leaves time for the others.
+        let share = self.timeout / u32::try_from(addresses.len() + 1).unwrap_or(2);
         for address in &addresses {
-            match TcpStream::connect(address).await {
-                Ok(connected) => {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(connected)) => {
                     stream = Some(connected);
                     break;
                 }
-                Err(error) => reason = format!("cannot connect to {address}: {error}"),
+                Ok(Err(error)) => reason = format!("cannot connect to {address}: {error}"),
+                Err(_) => {
+                    reason = format!("cannot connect to {address} within {}", super::in_words(share));
+                }
             }
         }
         let stream = stream.ok_or(reason)?;

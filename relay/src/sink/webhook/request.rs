@@ -18,6 +18,9 @@ const PREFIX: &str = "tide-header-";
 /// Before the name of a CloudEvents attribute in binary mode.
 const ATTRIBUTE: &str = "ce-";
 
+/// Between the elements of an array; as long as its two brackets.
+const SEPARATOR: &[u8; 2] = b",\n";
+
 /// A message on its way.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -105,7 +108,8 @@ impl Entry {
     }
 
     fn new(ticket: Ticket, event: &Event<'_>, headers: HeaderMap, body: Bytes) -> Self {
-        let mut id = encoded(event.tide_id, false);
+        // Standard Webhooks ends the id at a dot in what is signed.
+        let mut id = encoded(event.tide_id, false).replace('.', "%2E");
         if let Some(redelivery) = event.redelivery {
             // Meant to be taken once more.
             let _ = write!(id, "/{redelivery}");
@@ -119,8 +123,9 @@ impl Entry {
         }
     }
 
+    /// Its share of an array: that of the first is the brackets.
     pub(super) fn bytes(&self) -> usize {
-        self.body.len()
+        self.body.len() + SEPARATOR.len()
     }
 }
 
@@ -238,7 +243,7 @@ fn array(entries: &[Entry]) -> Bytes {
     let mut body = vec![b'['];
     for (n, entry) in entries.iter().enumerate() {
         if n > 0 {
-            body.extend_from_slice(b",\n");
+            body.extend_from_slice(SEPARATOR);
         }
         body.extend_from_slice(&entry.body);
     }
@@ -265,7 +270,7 @@ mod tests {
         };
         let identity = Identity {
             pipeline: "p".into(),
-            outbox: "ä 1".into(),
+            outbox: "ä 1.x".into(),
         };
         let target = "/in/{headers.who}".parse().unwrap();
         let mut encoder = Encoder::new(identity.clone(), DestinationKind::Url, target, None);
@@ -285,9 +290,9 @@ mod tests {
         let get = |name: &str| request.headers()[name].to_str().unwrap();
         assert_eq!(get("tide-header-event-type"), "x y");
         assert_eq!(get("tide-header-%c3%bcn%c3%af"), "1%0A2 %C3%BC%25");
-        assert_eq!(get("webhook-id"), "%C3%A4 1:7:9/3");
+        assert_eq!(get("webhook-id"), "%C3%A4 1%2Ex:7:9/3");
         assert_eq!(get("idempotency-key"), get("webhook-id"));
-        assert_eq!((get("tide-id"), get("tide-redelivery")), ("%C3%A4 1:7:9", "3"));
+        assert_eq!((get("tide-id"), get("tide-redelivery")), ("%C3%A4 1.x:7:9", "3"));
         assert_eq!((get("host"), get("webhook-timestamp")), ("h:1", "5"));
         assert!(get("webhook-signature").starts_with("v1,"));
     }
