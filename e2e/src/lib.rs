@@ -28,6 +28,7 @@ pub mod scene;
 mod secret_files;
 mod token_server;
 mod wait;
+pub mod webhooks;
 
 pub use bed::{Bed, OwnBed};
 pub use database::Database;

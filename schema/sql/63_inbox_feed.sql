@@ -20,6 +20,17 @@ BEGIN
     END IF;
 END $$;
 
+CREATE OR REPLACE FUNCTION tide._inbox_feed_check(p_inbox text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM tide._check_feeder(tide._inbox(p_inbox));
+END $$;
+
+COMMENT ON FUNCTION tide._inbox_feed_check(text) IS
+'For relays: an error unless the inbox is there and who logged in may deliver into it.';
+
 -- Makes the caller the only one to write to its feed, after what is still under
 -- way there has ended. stream names the feed across databases.
 CREATE OR REPLACE FUNCTION tide._inbox_feed_open(p_inbox text, p_source_system bigint, p_source_database text, p_pipeline text,
@@ -149,7 +160,8 @@ DECLARE
 BEGIN
     PERFORM tide._check_role(p_role);
     EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION tide._inbox_feed_open(text, bigint, text, text, bigint, bigint),'
+    EXECUTE format('GRANT EXECUTE ON FUNCTION tide._inbox_feed_check(text),'
+                   ' tide._inbox_feed_open(text, bigint, text, text, bigint, bigint),'
                    ' tide._inbox_feed_landed(integer, bigint),'
                    ' tide._inbox_feed_write(integer, bigint, bigint, bigint, text, text[], text[], text[], bigint[], bigint[], bigint[])'
                    ' TO %I', p_role);

@@ -16,7 +16,7 @@ mod webhook;
 
 pub(crate) use common::Ordering;
 pub(crate) use declared::Declared;
-pub(crate) use inbox::InboxSinkSpec;
+pub(crate) use inbox::{DatabaseLogin, InboxSinkSpec};
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec};
 pub(crate) use kafka_security::{OAuthSpec, Sasl};
 pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};

@@ -54,6 +54,12 @@ pub(crate) async fn open(session: &Session, inbox: &str, origin: &Origin<'_>) ->
     })
 }
 
+/// Whether an inbox is there and this session may deliver into it.
+pub(crate) async fn check(session: &Session, inbox: &str) -> Result<(), Error> {
+    let sql = "SELECT tide._inbox_feed_check($1)";
+    session.client.query_one(sql, &[&inbox]).await.map(drop)
+}
+
 /// The messages that came by a feed from a number on.
 pub(crate) async fn landed(session: &Session, feed: &Feed, since: i64) -> Result<HashSet<EventId>, Error> {
     let rows = session

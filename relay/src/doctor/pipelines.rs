@@ -42,7 +42,7 @@ pub(super) enum Broker {
 /// Why a broker could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// `kafka` or `nats`.
+    /// `kafka`, `nats`, `inbox` or `webhook`.
     pub(super) kind: &'static str,
     pub(super) reason: String,
 }
@@ -73,6 +73,14 @@ impl Refusal {
                 "kafka-unreachable",
                 "check brokers, that they run, the addresses that they advertise (advertised.listeners), and whether the \
                  listener wants TLS or SASL (security_protocol)",
+            ),
+            "inbox" => (
+                "inbox-refused",
+                "the inbox must be there, and the role be let in by tide.inbox_grant_feed; docs/guide/sink-inbox.md",
+            ),
+            "webhook" => (
+                "webhook-unreachable",
+                "check url, allow_private, the tls options and the secrets; docs/guide/sink-webhook.md goes by the error",
             ),
             _ if has(&["no permission"]) => (
                 "nats-forbidden",
@@ -286,6 +294,12 @@ mod tests {
                 "nats nats://h: IO error: Connection refused",
                 "nats-unreachable",
             ),
+            (
+                "webhook",
+                "webhook https://h: its TLS certificate is out of date",
+                "webhook-unreachable",
+            ),
+            ("inbox", "inbox \"i\" does not exist", "inbox-refused"),
         ] {
             let refusal = Refusal {
                 kind,

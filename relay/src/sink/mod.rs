@@ -5,12 +5,12 @@
 //! next message; it fails as a whole when it can no longer say what became of
 //! one, and is then opened anew and its broker's tail read.
 
-mod inbox;
+pub(crate) mod inbox;
 mod kafka;
 mod nats;
 mod stdout;
 mod suspects;
-mod webhook;
+pub(crate) mod webhook;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -75,6 +75,9 @@ async fn a_role_may_deliver_into_the_inbox_that_it_was_granted_and_read_nothing(
     assert_eq!(feeder.error(&open).await.code().code(), "42501");
     db.run(&format!("SELECT tide.inbox_grant_feed('i', '{role}')"))
         .await;
+    feeder.run("SELECT tide._inbox_feed_check('i')").await;
+    let other = feeder.error("SELECT tide._inbox_feed_check('other')").await;
+    assert_eq!(other.code().code(), "42501");
     assert_eq!(feeder.row(&open).await, "1|1|0");
     assert_eq!(feeder.row(&write(1, 0, &["a"])).await, "{}");
     feeder

@@ -21,7 +21,7 @@ use tokio_postgres::{Error, Statement};
 use self::errors::{explain, is_out_of_turn, is_refusal};
 use super::suspects::Suspects;
 use super::{Opening, Outcome, Settled};
-use crate::config::InboxSinkSpec;
+use crate::config::{DatabaseLogin, InboxSinkSpec};
 use crate::cursor::{Positions, Ticket};
 use crate::database::feed::{self, Feed};
 use crate::database::{Database, Profile, Session, describe};
@@ -78,13 +78,36 @@ pub(crate) struct InboxSink {
     settled: Vec<Settled>,
 }
 
-/// Where the inbox is: this database, or the one that the options name.
-fn target(spec: &InboxSinkSpec, opening: &Opening<'_>) -> Result<Database, Failure> {
-    let Some(login) = &spec.database else {
-        return Ok(opening.home.database().clone());
-    };
+/// The database that the options name.
+fn other(inbox: &str, login: &DatabaseLogin) -> Result<Database, Failure> {
     let url = login.url().map_err(|e| Failure::transient(e.to_string()))?;
-    Database::new(&url).map_err(|e| Failure::transient(format!("inbox \"{}\": {e}", spec.inbox)))
+    Database::new(&url).map_err(|e| Failure::transient(format!("inbox \"{inbox}\": {e}")))
+}
+
+async fn connect(inbox: &str, database: &Database, profile: Profile) -> Result<Session, Failure> {
+    database
+        .connect(profile, None)
+        .await
+        .map_err(|e| Failure::transient(format!("inbox \"{inbox}\": {e}")))
+}
+
+/// Whether the inbox of another database can be delivered into; does nothing.
+///
+/// # Errors
+/// Why not, and what to do about it.
+pub(crate) async fn look(inbox: &str, login: &DatabaseLogin) -> Result<(), Failure> {
+    let database = other(inbox, login)?;
+    let session = connect(inbox, &database, Profile::Command).await?;
+    let explained = |user: &str, e: &Error| explain(inbox, &database.at(), user, e);
+    let user = session_user(&session).await.map_err(|e| explained("", &e))?;
+    feed::check(&session, inbox)
+        .await
+        .map_err(|e| explained(&user, &e))
+}
+
+async fn session_user(session: &Session) -> Result<String, Error> {
+    let row = session.client.query_one("SELECT session_user::text", &[]).await?;
+    row.try_get(0)
 }
 
 /// The name of the pipeline's own database.
@@ -106,19 +129,16 @@ async fn home_database(opening: &Opening<'_>) -> Result<String, Failure> {
 
 impl InboxSink {
     pub(crate) async fn open(spec: &InboxSinkSpec, opening: &Opening<'_>) -> Result<Self, Failure> {
-        let database = target(spec, opening)?;
+        let database = match &spec.database {
+            Some(login) => other(&spec.inbox, login)?,
+            None => opening.home.database().clone(),
+        };
         let home = home_database(opening).await?;
         let at = database.at();
-        let mut session = database
-            .connect(Profile::Write, None)
+        let mut session = connect(&spec.inbox, &database, Profile::Write).await?;
+        let user = session_user(&session)
             .await
-            .map_err(|e| Failure::transient(format!("inbox \"{}\": {e}", spec.inbox)))?;
-        let user = async {
-            let row = session.client.query_one("SELECT session_user::text", &[]).await?;
-            row.try_get::<_, String>(0)
-        }
-        .await
-        .map_err(|e| explain(&spec.inbox, &at, "", &e))?;
+            .map_err(|e| explain(&spec.inbox, &at, "", &e))?;
         let opened = async {
             let origin = feed::Origin {
                 cluster: opening.cluster,

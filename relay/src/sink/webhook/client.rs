@@ -97,6 +97,17 @@ impl Client {
         }
     }
 
+    /// Connects and sends nothing.
+    ///
+    /// # Errors
+    /// In words, why there is no connection.
+    pub(super) async fn reach(&self) -> Result<(), String> {
+        match tokio::time::timeout(self.timeout, self.connect()).await {
+            Ok(connected) => connected.map(drop),
+            Err(_) => Err(format!("no connection within {}", super::in_words(self.timeout))),
+        }
+    }
+
     async fn try_post(
         &self,
         request: Outgoing,

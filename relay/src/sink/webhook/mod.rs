@@ -76,30 +76,8 @@ impl WebhookSink {
     /// alone.
     pub(crate) fn open(spec: &WebhookSinkSpec, opening: &Opening<'_>) -> Result<Self, Failure> {
         let failed = |reason: String| Failure::transient(format!("webhook: {reason}"));
-        let (endpoint, secret) = match &spec.url {
-            WebhookUrl::Plain(endpoint) => (endpoint.clone(), None),
-            WebhookUrl::Secret(reference) => {
-                let text = reference.read().map_err(|e| failed(e.to_string()))?;
-                let endpoint: Endpoint = text
-                    .expose()
-                    .parse()
-                    .map_err(|e| failed(format!("the URL in \"url\" {e}")))?;
-                let target = endpoint
-                    .target
-                    .literal()
-                    .ok_or_else(|| failed("a URL that is kept apart has no placeholders".into()))?;
-                (endpoint, Some(target))
-            }
-        };
-        let signer = spec
-            .signing_secret
-            .as_ref()
-            .map(|reference| {
-                let secret = reference.read().map_err(|e| e.to_string())?;
-                Signer::read(secret.expose()).map_err(|reason| format!("\"signing_secret\" {reason}"))
-            })
-            .transpose()
-            .map_err(failed)?;
+        let (endpoint, secret) = endpoint(spec).map_err(failed)?;
+        let signer = signer(spec).map_err(failed)?;
         let headers = own_headers(spec).map_err(failed)?;
         let client = Client::new(&endpoint, &spec.tls, spec.allow_private, spec.timeout).map_err(failed)?;
         let composer = Composer::new(&endpoint.authority, headers, signer, spec.batch, opening.encoding)
@@ -293,6 +271,48 @@ fn lane_of(key: Option<&[u8]>, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)
+}
+
+/// Server and target; the target apart when it is a secret.
+fn endpoint(spec: &WebhookSinkSpec) -> Result<(Endpoint, Option<String>), String> {
+    let reference = match &spec.url {
+        WebhookUrl::Plain(endpoint) => return Ok((endpoint.clone(), None)),
+        WebhookUrl::Secret(reference) => reference,
+    };
+    let text = reference.read().map_err(|e| e.to_string())?;
+    let endpoint: Endpoint = text
+        .expose()
+        .parse()
+        .map_err(|e| format!("the URL in \"url\" {e}"))?;
+    let target = endpoint
+        .target
+        .literal()
+        .ok_or("a URL that is kept apart has no placeholders")?;
+    Ok((endpoint, Some(target)))
+}
+
+fn signer(spec: &WebhookSinkSpec) -> Result<Option<Signer>, String> {
+    let Some(reference) = &spec.signing_secret else {
+        return Ok(None);
+    };
+    let secret = reference.read().map_err(|e| e.to_string())?;
+    Signer::read(secret.expose())
+        .map(Some)
+        .map_err(|reason| format!("\"signing_secret\" {reason}"))
+}
+
+/// Whether a connection to the receiver can be made, and everything that goes
+/// with it be read; sends nothing.
+///
+/// # Errors
+/// In words, why not.
+pub(crate) async fn look(spec: &WebhookSinkSpec) -> Result<(), String> {
+    let (endpoint, _) = endpoint(spec)?;
+    signer(spec)?;
+    own_headers(spec)?;
+    let client = Client::new(&endpoint, &spec.tls, spec.allow_private, spec.timeout)?;
+    let reached = client.reach().await;
+    reached.map_err(|reason| format!("webhook {}: {reason}", endpoint.server()))
 }
 
 fn own_headers(spec: &WebhookSinkSpec) -> Result<HeaderMap, String> {
