@@ -15,6 +15,7 @@ mod outbox;
 mod pipeline;
 mod publish;
 mod retention;
+mod sink_options;
 mod support;
 mod tutorial;
 mod upgrade;
