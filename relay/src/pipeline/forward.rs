@@ -20,7 +20,7 @@ use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
 use crate::encode::{Encoder, EventId, Row};
 use crate::failure::Failure;
-use crate::sink::{Outcome, Settled, Sink};
+use crate::sink::{News, Opening, Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
 
@@ -68,14 +68,19 @@ impl Run<'_> {
     pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
         let (stored, reanchored) = self.stored_cursor().await?;
         let identity = self.spec.identity();
-        let opening = Sink::open(
-            &self.forward.sink,
-            &identity,
-            &self.shared.origin,
-            self.forward.max_in_flight,
-        );
+        let opening = Opening {
+            identity: &identity,
+            origin: &self.shared.origin,
+            encoding: &self.forward.format.encoding,
+            max_in_flight: self.forward.max_in_flight,
+            batch_size: self.spec.batch_size,
+            retry: self.spec.retry,
+            epoch: self.epoch,
+            cluster: self.shared.cluster,
+            home: &self.shared.writers,
+        };
         let sink = tokio::select! {
-            sink = opening => sink?,
+            sink = Sink::open(&self.forward.sink, &opening) => sink?,
             () = self.stop.cancelled() => return Ok(()),
         };
         let scan = reanchored || !stored.clean;
@@ -194,8 +199,11 @@ impl Run<'_> {
         if let Some(pending) = a.checkpoints.pending.take() {
             flatten(pending.await)?;
         }
-        let pending = self.shared.checkpointer.write(self.checkpoint(a, clean)).await;
+        let checkpoint = self.checkpoint(a, clean);
+        let low_water = checkpoint.low_water_positions.clone();
+        let pending = self.shared.checkpointer.write(checkpoint).await;
         flatten(pending.await)?;
+        a.sink.checkpointed(&low_water);
         a.checkpoints.written(Instant::now());
         Ok(())
     }
@@ -218,6 +226,8 @@ impl Run<'_> {
         let mut outcomes = Vec::new();
         let mut drain_until: Option<Instant> = None;
         let mut heard_at = Instant::now();
+        // Of the checkpoint that is under way.
+        let mut low_water = Positions::new();
         loop {
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
@@ -248,6 +258,7 @@ impl Run<'_> {
             let due = a.checkpoints.due(a.window.is_empty() && current.is_none());
             if due.is_some_and(|due| due <= now) {
                 let checkpoint = self.checkpoint(a, false);
+                low_water.clone_from(&checkpoint.low_water_positions);
                 a.checkpoints.pending = Some(self.shared.checkpointer.write(checkpoint).await);
                 a.checkpoints.written(now);
             }
@@ -273,12 +284,14 @@ impl Run<'_> {
                 settled = a.sink.settled(&mut outcomes) => {
                     settled?;
                     heard_at = Instant::now();
+                    self.tell(a.sink.news());
                     self.settle(a, &mut outcomes).await?;
                     self.advance(a, backoff);
                 }
                 written = reply(&mut a.checkpoints.pending) => {
                     a.checkpoints.pending = None;
                     written?;
+                    a.sink.checkpointed(&low_water);
                 }
                 () = std::future::ready(()), if can_go_on && current.is_some() => {}
                 page = pages.recv(), if current.is_none() && drain_until.is_none() => match page {
@@ -370,6 +383,18 @@ impl Run<'_> {
         self.checkpoint_now(a, false).await
     }
 
+    /// Tells how a sink fares that tries again by itself.
+    pub(super) fn tell(&self, news: Option<News>) {
+        match news {
+            Some(News::Trouble(message)) => {
+                tracing::warn!(pipeline = self.spec.name, "delivery failed: {message}");
+                self.status.failed(State::Retrying, &message);
+            }
+            Some(News::Recovered) => self.status.set(State::Running),
+            None => {}
+        }
+    }
+
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
         let mut refused: Option<(u32, i64, String)> = None;
         for Settled { ticket, outcome } in outcomes.drain(..) {
@@ -385,6 +410,14 @@ impl Run<'_> {
                 Outcome::Duplicate => {
                     a.window.settle(ticket, Settlement::Done);
                     self.status.skipped(1);
+                }
+                Outcome::Rejected(reason) => {
+                    if let Some(id) = a.window.id_of(ticket) {
+                        let row = self.read_one(id).await?;
+                        let key = a.encoder.key_of(&row);
+                        self.refuse(a, &row, key, &reason).await?;
+                        a.window.settle(ticket, Settlement::Done);
+                    }
                 }
                 Outcome::Refused(reason) => {
                     let Some(id) = a.window.id_of(ticket) else {
