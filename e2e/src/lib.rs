@@ -12,6 +12,7 @@
 mod bed;
 pub mod certs;
 mod database;
+pub mod doctor;
 mod http;
 pub mod kafka;
 mod kafka_secured;

@@ -3,15 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::io::Write as _;
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{
-    Bed, Database, OwnBed, Relay, RelayOptions, answer, await_condition, get, run_pg_tide, unique,
-};
+use pg_tide_e2e::{Bed, Database, OwnBed, Pooler, Relay, RelayOptions, answer, get, run_pg_tide, unique};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -262,77 +258,6 @@ async fn drop_role(db: &Database, role: &str) {
     db.run(&format!("DROP ROLE {role}")).await;
 }
 
-/// PgBouncer in front of the bed's PostgreSQL; killed when dropped.
-struct PgBouncer {
-    child: Child,
-    port: u16,
-    folder: std::path::PathBuf,
-}
-
-impl PgBouncer {
-    async fn start(db: &Database, mode: &str) -> Self {
-        let folder = std::env::temp_dir().join(unique("pgbouncer"));
-        std::fs::create_dir(&folder).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let server = Bed::from_env().postgres;
-        let server_port = server.rsplit(':').next().unwrap().split('/').next().unwrap();
-        let mut users = std::fs::File::create(folder.join("users.txt")).unwrap();
-        writeln!(users, "\"tide\" \"tide\"").unwrap();
-        let ini = folder.join("pgbouncer.ini");
-        std::fs::write(
-            &ini,
-            format!(
-                "[databases]\n* = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-                 listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\n\
-                 pool_mode = {mode}\n",
-                folder.join("users.txt").display()
-            ),
-        )
-        .unwrap();
-        let mut command = Command::new("pgbouncer");
-        // Debian has it where only root's PATH leads.
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin"));
-        let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-        if root {
-            // It refuses to run as root.
-            command.args(["-u", "nobody"]);
-        }
-        let child = command
-            .arg("-q")
-            .arg(&ini)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("pgbouncer cannot be started ({e}): e2e/setup installs it"));
-        let bouncer = Self { child, port, folder };
-        let url = bouncer.url(db);
-        await_condition(SOON, "pgbouncer answers", async || {
-            let output = run_pg_tide(&["schema", "status", "--postgres-url", &url]).await;
-            output.status.success().then_some(())
-        })
-        .await;
-        bouncer
-    }
-
-    fn url(&self, db: &Database) -> String {
-        format!("postgres://tide:tide@127.0.0.1:{}/{}", self.port, db.name())
-    }
-}
-
-impl Drop for PgBouncer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_in_transaction_mode_is_refused_and_one_in_session_mode_will_do() {
     let bed = Bed::from_env();
@@ -351,8 +276,8 @@ async fn a_pooler_in_transaction_mode_is_refused_and_one_in_session_mode_will_do
             "transaction blocks not allowed in statement pooling mode",
         ),
     ] {
-        let bouncer = PgBouncer::start(&db, mode).await;
-        let relay = RelayOptions::for_url(&bouncer.url(&db)).spawn();
+        let pooler = Pooler::start(&db, mode).await;
+        let relay = RelayOptions::for_url(pooler.url()).spawn();
         await_unready(&relay, &[text, "pool_mode=session"]).await;
         relay.await_log(SOON, &[text, "retry_in_ms"]).await;
         assert_eq!(
@@ -361,8 +286,8 @@ async fn a_pooler_in_transaction_mode_is_refused_and_one_in_session_mode_will_do
             "it has joined"
         );
     }
-    let bouncer = PgBouncer::start(&db, "session").await;
-    let mut relay = RelayOptions::for_url(&bouncer.url(&db)).spawn();
+    let pooler = Pooler::start(&db, "session").await;
+    let mut relay = RelayOptions::for_url(pooler.url()).spawn();
     relay.await_ready(SOON).await;
     db.await_delivered(SOON).await;
     assert_eq!(nats.messages(&subject).await.len(), 20);

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use pg_tide_e2e::nats::Nats;
 use pg_tide_e2e::scene::inbox_and_nats as scene;
 use pg_tide_e2e::{Database, OwnBed, Relay, assert_each_once, await_condition};
@@ -226,6 +227,26 @@ async fn what_cannot_be_stored_is_set_aside_with_its_bytes_and_the_stream_goes_o
     relay
         .await_metric(SOON, r#"pg_tide_relay_dlq_entries_written_total{pipeline="p"} 5"#)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_long_in_the_storing_are_not_delivered_again() {
+    let (bed, db, nats, name) = scene("in_long").await;
+    nats.create_stream(&name, &name, |_| {}).await;
+    // Longer in all than the ack wait, and than twice.
+    let options = r#"{"retry": {"initial": "2s", "max": "2s"}, "dead_letter": {"max_retries": 3}}"#;
+    db.from_nats("p", "calls", &bed.nats, &name, options, "").await;
+    for payload in [r#"{"n": 1}"#, r#"{"n": 1e999999}"#, r#"{"n": 2}"#] {
+        nats.publish(&name, payload).await;
+    }
+    let _relay = Relay::start(&db).await;
+    db.await_text(A_WHILE, "SELECT count(*) FROM tide.dead_letter", "1")
+        .await;
+    await_seen(&db, 2, 0).await;
+    let stream = nats.jetstream.get_stream(&name).await.unwrap();
+    let mut consumers = stream.consumers();
+    let consumer = consumers.next().await.unwrap().unwrap();
+    assert_eq!(consumer.delivered.consumer_sequence, 3, "{consumer:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ mod tls;
 mod url;
 mod verifier;
 
-pub(crate) use error::{DatabaseError, describe};
+pub(crate) use error::{Cause, DatabaseError, describe};
 pub(crate) use pool::Pool;
 pub(crate) use session::{Profile, Session};
 pub(crate) use target::TlsOverrides;

@@ -15,7 +15,7 @@ mod stores;
 pub(crate) use self::finding::Report;
 
 use self::finding::Finding;
-use crate::database::{Database, Profile, Session, describe};
+use crate::database::{Cause, Database, DatabaseError, Profile, Session, describe};
 
 /// Every statement of doctor is given up after this.
 const SETTINGS: &str =
@@ -45,17 +45,21 @@ async fn look(database: &Database, scope: &Scope<'_>, found: &mut Vec<Finding>) 
     let session = match database.connect(Profile::Command, None).await {
         Ok(session) => session,
         Err(error) => {
-            found.push(server::connection_refused(&error.to_string()));
+            found.push(server::connection_refused(&error));
             return Ok(());
         }
     };
-    match gather::server::pooled(database, &session.client).await {
-        Ok(true) => {
-            found.push(server::pooler_found());
+    // As a relay connects: it refuses what its locks would not hold on.
+    match database.connect(Profile::Lock, None).await {
+        Err(DatabaseError::Connect {
+            cause: Cause::Standby,
+            ..
+        })
+        | Ok(_) => {}
+        Err(error) => {
+            found.push(server::connection_refused(&error));
             return Ok(());
         }
-        Ok(false) => {}
-        Err(reason) => found.push(Finding::not_checked("database", reason)),
     }
     let facts = match gather::server::server(&session, &database.at(), scope.long_transaction).await {
         Ok(facts) => facts,

@@ -4,6 +4,7 @@ use super::finding::{Finding, some};
 use super::kafka::Kafka;
 use super::nats::Nats;
 use super::server::literal;
+use crate::broker::kafka;
 use crate::config::PipelineSpec;
 use crate::human::age;
 
@@ -42,61 +43,125 @@ pub(super) enum Broker {
 /// Why a broker could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// `kafka`, `nats`, `inbox` or `webhook`.
-    pub(super) kind: &'static str,
-    pub(super) reason: String,
+    about: About,
+    reason: String,
+    kind: Kind,
+}
+
+/// What a pipeline leads to or comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Kafka,
+    Nats,
+    Inbox,
+    Webhook,
+}
+
+/// What a refusal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Connection,
+    Tls,
+    Login,
+    Permission,
 }
 
 impl Refusal {
-    fn finding(&self, subject: &str) -> Finding {
-        let lower = self.reason.to_lowercase();
+    pub(super) fn kafka(reason: String, cause: Option<kafka::Cause>) -> Self {
+        use kafka::Cause;
+        let about = match cause {
+            Some(Cause::Login | Cause::Token | Cause::Mechanism | Cause::NoSasl | Cause::WantsSasl) => {
+                About::Login
+            }
+            Some(
+                Cause::WantsTls
+                | Cause::NoTls
+                | Cause::WantsCertificate
+                | Cause::CertificateRefused
+                | Cause::NotVerified,
+            ) => About::Tls,
+            _ => About::Connection,
+        };
+        Self {
+            about,
+            reason,
+            kind: Kind::Kafka,
+        }
+    }
+
+    /// NATS says what it is in words alone.
+    pub(super) fn nats(reason: String) -> Self {
+        let lower = reason.to_lowercase();
         let has = |texts: &[&str]| texts.iter().any(|t| lower.contains(t));
-        let authentication = has(&[
-            "authentication",
-            "authorization violation",
-            "sasl",
-            "credential",
-            "nkey",
-            "token",
-        ]);
-        let tls = has(&["ssl", "tls", "certificate", "handshake"]);
-        let (code, hint) = match self.kind {
-            "kafka" if authentication => (
+        let about = if has(&["no permission"]) {
+            About::Permission
+        } else if has(&["authorization violation", "credentials", "nkey", "revoked"]) {
+            About::Login
+        } else if has(&["tls", "certificate"]) {
+            About::Tls
+        } else {
+            About::Connection
+        };
+        Self {
+            about,
+            reason,
+            kind: Kind::Nats,
+        }
+    }
+
+    pub(super) fn inbox(reason: String) -> Self {
+        Self {
+            about: About::Connection,
+            reason,
+            kind: Kind::Inbox,
+        }
+    }
+
+    pub(super) fn webhook(reason: String) -> Self {
+        Self {
+            about: About::Connection,
+            reason,
+            kind: Kind::Webhook,
+        }
+    }
+
+    fn finding(&self, subject: &str) -> Finding {
+        let (code, hint) = match (self.kind, self.about) {
+            (Kind::Kafka, About::Login) => (
                 "kafka-authentication",
-                "check sasl_mechanism, sasl_username and the file or variable that sasl_password names",
+                "check the sasl options of the pipeline, and the secrets that they name",
             ),
-            "kafka" if tls => (
+            (Kind::Kafka, About::Tls) => (
                 "kafka-tls",
-                "check security_protocol, tls_ca and the host names in the brokers' certificates",
+                "check security_protocol and the tls options, and the host names in the brokers' certificates",
             ),
-            "kafka" => (
+            (Kind::Kafka, _) => (
                 "kafka-unreachable",
-                "check brokers, that they run, the addresses that they advertise (advertised.listeners), and whether the \
-                 listener wants TLS or SASL (security_protocol)",
+                "check brokers, that they run, and the addresses that they advertise (advertised.listeners)",
             ),
-            "inbox" => (
+            (Kind::Inbox, _) => (
                 "inbox-refused",
                 "the inbox must be there, and the role be let in by tide.inbox_grant_feed; docs/guide/sink-inbox.md",
             ),
-            "webhook" => (
+            (Kind::Webhook, _) => (
                 "webhook-unreachable",
                 "check url, allow_private, the tls options and the secrets; docs/guide/sink-webhook.md goes by the error",
             ),
-            _ if has(&["no permission"]) => (
+            (Kind::Nats, About::Permission) => (
                 "nats-forbidden",
-                "extend the user's permissions on the server; docs/guide tells which ones a pipeline needs",
+                "extend the user's permissions on the server; docs/guide/security-nats.md tells which ones a pipeline needs",
             ),
-            _ if authentication => (
+            (Kind::Nats, About::Login) => (
                 "nats-authentication",
-                "check the credentials options of the pipeline and the server's accounts and users",
+                "check the login options of the pipeline, and the server's accounts and users",
             ),
-            _ if tls => (
+            (Kind::Nats, About::Tls) => (
                 "nats-tls",
-                "check the tls options and the host names in the server's certificate",
+                "check the tls options of the pipeline, and the host names in the server's certificate",
             ),
-            _ => (
+            (Kind::Nats, About::Connection) => (
                 "nats-unreachable",
-                "check url, that the server runs and listens there, and whether it wants TLS",
+                "check url, and that the server runs and listens there",
             ),
         };
         Finding::problem(code, subject, format!("{}.", self.reason.trim_end_matches('.'))).hint(hint)
@@ -263,53 +328,48 @@ mod tests {
             (finding.severity, finding.code),
             (Severity::Warning, "secret-unreadable")
         );
-        for (kind, reason, code) in [
+        for (reason, code) in [
             (
-                "kafka",
-                "kafka b:1: SASL authentication error: Authentication failed",
-                "kafka-authentication",
-            ),
-            (
-                "kafka",
-                "kafka b:1: SSL handshake failed: certificate verify failed",
-                "kafka-tls",
-            ),
-            (
-                "kafka",
-                "kafka b:1: Connect to ipv4#1.1.1.1:1 failed: Connection refused",
-                "kafka-unreachable",
-            ),
-            (
-                "nats",
-                "nats nats://h: authorization violation",
+                "nats h: the server refuses the token (authorization violation)",
                 "nats-authentication",
             ),
             (
-                "nats",
-                "nats nats://h: TLS error: invalid peer certificate",
+                "nats h: no permission to publish to \"$JS.API.INFO\": allow it",
+                "nats-forbidden",
+            ),
+            (
+                "nats h: the server's certificate is not signed by the authority in \"tls_ca\" (wrong CA)",
                 "nats-tls",
             ),
-            (
-                "nats",
-                "nats nats://h: IO error: Connection refused",
-                "nats-unreachable",
-            ),
-            (
-                "webhook",
-                "webhook https://h: its TLS certificate is out of date",
-                "webhook-unreachable",
-            ),
-            ("inbox", "inbox \"i\" does not exist", "inbox-refused"),
+            ("nats h: Connection refused", "nats-unreachable"),
         ] {
-            let refusal = Refusal {
-                kind,
-                reason: reason.into(),
-            };
+            let refusal = Refusal::nats(reason.into());
             assert_eq!(
                 with(|p| p.broker = Broker::Refused(refusal)).code,
                 code,
                 "{reason}"
             );
+        }
+        for (cause, code) in [
+            (Some(kafka::Cause::Login), "kafka-authentication"),
+            (Some(kafka::Cause::NotVerified), "kafka-tls"),
+            (Some(kafka::Cause::Refused), "kafka-unreachable"),
+            (None, "kafka-unreachable"),
+        ] {
+            let refusal = Refusal::kafka("kafka b:1: so it is".into(), cause);
+            assert_eq!(with(|p| p.broker = Broker::Refused(refusal)).code, code);
+        }
+        for (refusal, code) in [
+            (
+                Refusal::inbox("inbox \"i\" does not exist".into()),
+                "inbox-refused",
+            ),
+            (
+                Refusal::webhook("the host has no address".into()),
+                "webhook-unreachable",
+            ),
+        ] {
+            assert_eq!(with(|p| p.broker = Broker::Refused(refusal)).code, code);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, count, some};
 use crate::database::outbox::quote;
+use crate::database::{Cause, DatabaseError};
 use crate::human::age;
 
 const SUBJECT: &str = "database";
@@ -15,59 +16,45 @@ const OLDEST: i32 = 140_000;
 const RELAY_CONNECTIONS: i64 = 12;
 const CLOCK_SKEW: f64 = 2.0;
 
-/// What a failed connection was about, by what the server or the library said.
-pub(super) fn connection_refused(reason: &str) -> Finding {
-    let lower = reason.to_lowercase();
-    let has = |texts: &[&str]| texts.iter().any(|t| lower.contains(t));
-    let (code, hint) = if has(&["postgresql url:"]) {
-        ("database-url", "correct the URL")
-    } else if has(&[
-        "password authentication failed",
-        "password missing",
-        "invalid password",
-    ]) {
-        (
-            "database-password",
-            "check user and password in the URL; ALTER ROLE ... PASSWORD sets another one",
-        )
-    } else if has(&["no pg_hba.conf entry"]) {
-        (
-            "database-not-admitted",
-            "the server's pg_hba.conf admits this user, database, address or way (with or without TLS) by no line: add one, or use another sslmode",
-        )
-    } else if has(&["tls", "certificate", "ssl", "handshake"]) {
-        (
-            "database-tls",
-            "sslmode in the URL and the server's TLS do not fit together: see sslmode and sslrootcert, and the server's ssl settings",
-        )
-    } else if lower.contains("database") && has(&["does not exist"]) {
-        (
-            "database-missing",
-            "create the database, or correct its name in the URL",
-        )
-    } else if lower.contains("role") && has(&["does not exist"]) {
-        (
-            "database-password",
-            "create the role, or correct its name in the URL",
-        )
-    } else if has(&[
-        "too many clients",
-        "too many connections",
-        "remaining connection slots",
-    ]) {
-        (
-            "database-connections",
-            "raise max_connections (or the role's or database's CONNECTION LIMIT), or end sessions",
-        )
-    } else if has(&["starting up", "shutting down", "not accepting"]) {
-        ("database-starting", "wait, or look into the server's log")
-    } else {
-        (
-            "database-unreachable",
-            "check host and port in the URL, that the server runs and listens there, and firewalls or network policies in between",
-        )
-    };
-    Finding::problem(code, SUBJECT, format!("{}.", reason.trim_end_matches('.'))).hint(hint)
+/// A failed connection.
+pub(super) fn connection_refused(error: &DatabaseError) -> Finding {
+    match error {
+        DatabaseError::Url(_) => Finding::problem("database-url", SUBJECT, format!("{error}.")),
+        DatabaseError::Connect { at, cause, reason } => {
+            let message = format!(
+                "Cannot connect to PostgreSQL at {at}: {}.",
+                reason.trim_end_matches('.')
+            );
+            let finding = Finding::problem(code(*cause), SUBJECT, message);
+            match cause.advice().trim_start_matches("; ") {
+                "" => finding,
+                advice => finding.hint(advice),
+            }
+        }
+        DatabaseError::Statement { .. } => Finding::problem("database-failed", SUBJECT, format!("{error}.")),
+    }
+}
+
+fn code(cause: Cause) -> &'static str {
+    match cause {
+        Cause::OwnFiles => "database-own-files",
+        Cause::UnknownHost => "database-unknown-host",
+        Cause::Refused | Cause::Unreachable | Cause::Silent | Cause::NotPostgres => "database-unreachable",
+        Cause::NoTls | Cause::Handshake => "database-tls",
+        Cause::UnknownAuthority => "database-tls-authority",
+        Cause::ServerName => "database-tls-host-name",
+        Cause::Expired => "database-tls-expired",
+        Cause::ClientCertificate => "database-client-certificate",
+        Cause::NoPassword | Cause::Password | Cause::Role => "database-password",
+        Cause::ChannelBinding | Cause::Method => "database-authentication",
+        Cause::NoEntry => "database-not-admitted",
+        Cause::Database => "database-missing",
+        Cause::NotUpYet => "database-starting",
+        Cause::TooMany => "database-connections",
+        Cause::Standby => "database-standby",
+        Cause::Pooler => "pooler-transaction-mode",
+        Cause::Other => "database-failed",
+    }
 }
 
 /// Schema tide.
@@ -132,17 +119,6 @@ pub(super) struct Server {
     pub(super) prepared: Vec<Prepared>,
     /// Sessions with a transaction whose age may not be seen.
     pub(super) hidden: i64,
-}
-
-/// A pooler gave one server session to two of our sessions, or two to one.
-pub(super) fn pooler_found() -> Finding {
-    Finding::problem(
-        "pooler-transaction-mode",
-        SUBJECT,
-        "A pooler in transaction mode stands between: sessions change from query to query, so the locks by which relays \
-         own pipelines do not hold.",
-    )
-    .hint("give relays a direct connection, or a pool in session mode (PgBouncer: pool_mode = session)")
 }
 
 impl Server {

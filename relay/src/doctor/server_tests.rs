@@ -69,57 +69,27 @@ fn a_server_in_order_has_nothing_to_say_but_ok() {
 
 #[test]
 fn refused_connections_are_told_apart() {
-    for (reason, code) in [
-        (
-            "cannot connect to PostgreSQL at h:1/d: Connection refused (os error 111)",
-            "database-unreachable",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: no answer in time",
-            "database-unreachable",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: password authentication failed for user \"tide\"",
-            "database-password",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: role \"x\" does not exist",
-            "database-password",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: database \"d\" does not exist",
-            "database-missing",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: error performing TLS handshake: server does not support TLS",
-            "database-tls",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: invalid peer certificate: UnknownIssuer",
-            "database-tls",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: no pg_hba.conf entry for host \"10.0.0.1\", user \"a\", database \"d\", no encryption",
-            "database-not-admitted",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: sorry, too many clients already",
-            "database-connections",
-        ),
-        (
-            "cannot connect to PostgreSQL at h:1/d: the database system is starting up",
-            "database-starting",
-        ),
-        ("PostgreSQL URL: invalid connection string", "database-url"),
+    for (cause, code) in [
+        (Cause::Refused, "database-unreachable"),
+        (Cause::Password, "database-password"),
+        (Cause::UnknownAuthority, "database-tls-authority"),
+        (Cause::Pooler, "pooler-transaction-mode"),
     ] {
-        let finding = connection_refused(reason);
+        let finding = connection_refused(&DatabaseError::Connect {
+            at: "h:1/d".into(),
+            cause,
+            reason: "so it is.".into(),
+        });
+        assert_eq!((finding.severity, finding.code), (Severity::Problem, code));
         assert_eq!(
-            (finding.severity, finding.code),
-            (Severity::Problem, code),
-            "{reason}"
+            finding.message,
+            "Cannot connect to PostgreSQL at h:1/d: so it is."
         );
-        assert!(finding.hint.is_some());
+        let hint = finding.hint.unwrap();
+        assert!(!hint.starts_with([';', ' ']), "{hint}");
     }
+    let url = connection_refused(&DatabaseError::Url("nothing".into()));
+    assert_eq!(url.code, "database-url");
 }
 
 #[test]

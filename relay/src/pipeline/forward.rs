@@ -31,6 +31,10 @@ const WINDOW_BYTES: usize = 16 << 20;
 pub(super) const STALLED: Duration = Duration::from_secs(10);
 /// Messages sent before outcomes are looked at again.
 const BURST: usize = 256;
+/// With messages under way, lease and sink are looked at so often.
+const TURN: Duration = Duration::from_millis(100);
+/// And without any: a thousand idle pipelines should cost nothing.
+const IDLE_TURN: Duration = Duration::from_secs(10);
 /// For what is in flight, when told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -265,12 +269,11 @@ impl Run<'_> {
                 let clean = a.window.is_empty() && a.landed.is_empty();
                 return self.checkpoint_now(a, clean).await;
             }
+            let idle = a.window.is_empty() && current.is_none();
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
                 .into_iter()
                 .flatten()
-                .min()
-                .unwrap_or(now + Duration::from_millis(100))
-                .min(now + Duration::from_millis(100));
+                .fold(now + if idle { IDLE_TURN } else { TURN }, Instant::min);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled(), if drain_until.is_none() => {
@@ -394,6 +397,9 @@ impl Run<'_> {
 
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
         let mut refused: Option<(u32, i64, String)> = None;
+        // Dealt with last: what was taken must not be forgotten when one of
+        // them ends the attempt.
+        let mut rejected = Vec::new();
         for Settled { ticket, outcome } in outcomes.drain(..) {
             match outcome {
                 Outcome::Placed { stream, position } => {
@@ -408,14 +414,7 @@ impl Run<'_> {
                     a.window.settle(ticket, Settlement::Done);
                     self.status.skipped(1);
                 }
-                Outcome::Rejected(reason) => {
-                    if let Some(id) = a.window.id_of(ticket) {
-                        let row = self.read_one(id).await?;
-                        let key = a.encoder.key_of(&row);
-                        self.refuse(a, &row, key, &reason).await?;
-                        a.window.settle(ticket, Settlement::Done);
-                    }
-                }
+                Outcome::Rejected(reason) => rejected.push((ticket, reason)),
                 Outcome::Refused(reason) => {
                     let Some(id) = a.window.id_of(ticket) else {
                         continue;
@@ -434,6 +433,14 @@ impl Run<'_> {
                     self.refuse(a, &row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
+            }
+        }
+        for (ticket, reason) in rejected {
+            if let Some(id) = a.window.id_of(ticket) {
+                let row = self.read_one(id).await?;
+                let key = a.encoder.key_of(&row);
+                self.refuse(a, &row, key, &reason).await?;
+                a.window.settle(ticket, Settlement::Done);
             }
         }
         match refused {

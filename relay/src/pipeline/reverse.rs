@@ -22,6 +22,9 @@ const LINGER: Duration = Duration::from_millis(3);
 /// A batch of so many is a sign of load.
 const MANY: usize = 32;
 
+/// Messages that are long in the storing are told to be in work so often.
+const HOLD_EVERY: Duration = Duration::from_millis(700);
+
 /// One pipeline's run.
 pub(super) struct Run<'a> {
     pub(super) shared: &'a Shared,
@@ -126,6 +129,7 @@ impl Run<'_> {
         };
         tokio::pin!(storing);
         let mut failed = None;
+        let mut hold_at = Instant::now() + HOLD_EVERY;
         loop {
             let room = self.spec.batch_size - next.len();
             tokio::select! {
@@ -133,6 +137,12 @@ impl Run<'_> {
                 // A batch is finished, whatever becomes of the source.
                 stored = &mut storing => return stored.and(failed.map_or(Ok(()), Err)),
                 received = source.next(next, room), if room > 0 && failed.is_none() => failed = received.err(),
+                () = tokio::time::sleep_until(hold_at) => {
+                    for message in batch.iter().chain(&*next) {
+                        message.hold().await;
+                    }
+                    hold_at = Instant::now() + HOLD_EVERY;
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! A message on its way into an inbox, whatever brought it.
 
+use async_nats::jetstream::AckKind;
 use bytes::Bytes;
 
 use crate::failure::Failure;
@@ -36,6 +37,14 @@ impl Incoming {
     /// Kind and subject, as stored in the inbox: `nats:payments.confirmed`.
     pub(crate) fn source(&self) -> String {
         format!("{}:{}", self.kind, self.subject)
+    }
+
+    /// Tells the source that it is still being worked on, so that it is not
+    /// delivered again meanwhile. A failure shows at the acknowledgement.
+    pub(crate) async fn hold(&self) {
+        if let Ack::Nats(acker) = &self.ack {
+            let _ = acker.ack_with(AckKind::Progress).await;
+        }
     }
 
     /// Tells the source that the message is stored, or set aside, for good.

@@ -86,6 +86,11 @@ impl Watch {
         self.trouble().is_some_and(|trouble| trouble.cause.is_telling())
     }
 
+    /// The kind of reason why there is no connection.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.trouble().map(|trouble| trouble.cause)
+    }
+
     /// Why there is no connection.
     pub(crate) fn reason(&self) -> Option<String> {
         let Trouble { cause, reason, .. } = self.trouble()?;

@@ -13,6 +13,7 @@ use crate::failure::Failure;
 
 pub(crate) use context::{Quiet, Watch};
 pub(crate) use oauth::TIMEOUT as TOKEN_TIMEOUT;
+pub(crate) use reason::Cause;
 
 impl KafkaConnection {
     /// An error of a client of these brokers.

@@ -1,13 +1,10 @@
 //! Asks a Kafka cluster about a pipeline's topics, without making any.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
@@ -21,44 +18,6 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(6);
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps what the library says about its connections.
-#[derive(Debug, Clone, Default)]
-struct Listener(Arc<Mutex<Vec<String>>>);
-
-impl Listener {
-    /// The reason that says most: about rights and certificates rather than
-    /// that no broker is left.
-    fn reason(&self) -> Option<String> {
-        let reasons = self.0.lock();
-        let telling = |r: &&String| {
-            ["SASL", "SSL", "ssl", "certificate", "uthenticat"]
-                .iter()
-                .any(|t| r.contains(t))
-        };
-        let plain = |r: &&String| !r.contains("brokers are down");
-        let chosen = reasons
-            .iter()
-            .find(telling)
-            .or_else(|| reasons.iter().find(plain))
-            .or_else(|| reasons.first())?;
-        // Timings follow.
-        Some(chosen.split(" (after ").next().unwrap_or(chosen).to_owned())
-    }
-}
-
-impl ClientContext for Listener {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // What the consumer group says is of no interest: there is none.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
-            self.0.lock().push(reason.to_owned());
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}
-
 /// What to ask for.
 #[derive(Debug, Clone)]
 pub(in crate::doctor) struct Question {
@@ -69,25 +28,23 @@ pub(in crate::doctor) struct Question {
 }
 
 pub(in crate::doctor) async fn look(question: Question) -> Result<Kafka, Refusal> {
-    let refused = |reason: String| Refusal {
-        kind: "kafka",
-        reason,
-    };
-    let mut config = kafka::client_config(&question.connection).map_err(|f| refused(f.message))?;
+    let mut config =
+        kafka::client_config(&question.connection).map_err(|f| Refusal::kafka(f.message, None))?;
     kafka::set_properties(&mut config, &question.connection);
     let at = question.connection.brokers.clone();
-    let (asked, names) = (config.clone(), question.topics.clone());
-    let (brokers, states) = tokio::task::spawn_blocking(move || metadata(asked, &names))
+    let watch = kafka::Watch::new(&question.connection);
+    let (asked, names, watching) = (config.clone(), question.topics.clone(), watch.clone());
+    let looked = tokio::task::spawn_blocking(move || metadata(asked, &names, &watching))
         .await
-        .map_err(|e| refused(e.to_string()))?
-        .map_err(|reason| refused(format!("kafka {at}: {reason}")))?;
-    let settings = Settings::read(
-        &config,
-        kafka::Watch::new(&question.connection),
-        brokers.first().copied(),
-        &states,
-    )
-    .await;
+        .map_err(|e| Refusal::kafka(e.to_string(), None))?;
+    let (brokers, states) = match looked {
+        Ok(found) => found,
+        Err(error) => {
+            let reason = watch.explained().await.unwrap_or_else(|| kafka::describe(&error));
+            return Err(Refusal::kafka(format!("kafka {at}: {reason}"), watch.cause()));
+        }
+    };
+    let settings = Settings::read(&config, watch, brokers.first().copied(), &states).await;
     let client_max = question
         .connection
         .librdkafka
@@ -118,16 +75,17 @@ type States = Vec<(String, TopicState)>;
 
 /// Brokers and topics. Blocking. As a consumer, because brokers make a topic
 /// that a producer asks for.
-fn metadata(mut config: ClientConfig, topics: &[String]) -> Result<(Vec<i32>, States), String> {
+fn metadata(
+    mut config: ClientConfig,
+    topics: &[String],
+    watch: &kafka::Watch,
+) -> Result<(Vec<i32>, States), KafkaError> {
     config
         .set("group.id", "pg-tide-doctor")
         .set("enable.auto.commit", "false")
         .set("allow.auto.create.topics", "false");
-    let listener = Listener::default();
-    let consumer: BaseConsumer<Listener> = config
-        .create_with_context(listener.clone())
-        .map_err(|e| e.to_string())?;
-    let first = fetch(&consumer, &listener, topics.first().map(String::as_str))?;
+    let consumer: BaseConsumer<kafka::Quiet> = config.create_with_context(kafka::Quiet(watch.clone()))?;
+    let first = fetch(&consumer, watch, topics.first().map(String::as_str))?;
     let brokers = first
         .brokers()
         .iter()
@@ -135,7 +93,7 @@ fn metadata(mut config: ClientConfig, topics: &[String]) -> Result<(Vec<i32>, St
         .collect();
     let mut states = States::new();
     for name in topics {
-        let metadata = fetch(&consumer, &listener, Some(name))?;
+        let metadata = fetch(&consumer, watch, Some(name))?;
         let topic = metadata.topics().iter().find(|t| t.name() == name);
         states.push((name.clone(), topic.map_or(TopicState::Missing, state)));
     }
@@ -143,22 +101,20 @@ fn metadata(mut config: ClientConfig, topics: &[String]) -> Result<(Vec<i32>, St
 }
 
 fn fetch(
-    consumer: &BaseConsumer<Listener>,
-    listener: &Listener,
+    consumer: &BaseConsumer<kafka::Quiet>,
+    watch: &kafka::Watch,
     topic: Option<&str>,
-) -> Result<Metadata, String> {
+) -> Result<Metadata, KafkaError> {
     let began = Instant::now();
+    // Tokens, too, are asked for in the polls.
+    while consumer.poll(Duration::ZERO).is_some() {}
     loop {
         match consumer.fetch_metadata(topic, METADATA_TIMEOUT) {
             Ok(metadata) => return Ok(metadata),
             Err(error) => {
-                // Errors of connections come with the polls.
                 while consumer.poll(Duration::from_millis(20)).is_some() {}
-                let telling = listener
-                    .reason()
-                    .is_some_and(|r| r.contains("SASL") || r.contains("SSL"));
-                if telling || began.elapsed() >= PATIENCE {
-                    return Err(listener.reason().unwrap_or_else(|| kafka::describe(&error)));
+                if watch.is_hopeless() || began.elapsed() >= PATIENCE {
+                    return Err(error);
                 }
             }
         }

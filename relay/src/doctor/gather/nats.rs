@@ -50,10 +50,7 @@ pub(in crate::doctor) async fn reach(options: &NatsConnection) -> Result<(), Ref
 }
 
 fn refused(failure: Failure) -> Refusal {
-    Refusal {
-        kind: "nats",
-        reason: failure.message,
-    }
+    Refusal::nats(failure.message)
 }
 
 async fn ask(connection: &Connection, options: &NatsConnection, question: Question) -> Result<Nats, Failure> {

@@ -153,22 +153,22 @@ async fn broker(known: &Known) -> Broker {
             },
         }
     };
-    let kind = match &spec.work {
-        Work::Forward(forward) => match &forward.sink {
-            SinkSpec::Kafka(_) => "kafka",
-            SinkSpec::Inbox(_) => "inbox",
-            SinkSpec::Webhook(_) => "webhook",
-            SinkSpec::Nats(_) | SinkSpec::Stdout => "nats",
-        },
-        Work::Reverse(_) => "nats",
+    let late = || {
+        let reason = format!("no answer within {} s", BROKER_TIMEOUT.as_secs());
+        match &spec.work {
+            Work::Forward(forward) => match &forward.sink {
+                SinkSpec::Kafka(_) => Refusal::kafka(reason, None),
+                SinkSpec::Inbox(_) => Refusal::inbox(reason),
+                SinkSpec::Webhook(_) => Refusal::webhook(reason),
+                SinkSpec::Nats(_) | SinkSpec::Stdout => Refusal::nats(reason),
+            },
+            Work::Reverse(_) => Refusal::nats(reason),
+        }
     };
     match tokio::time::timeout(BROKER_TIMEOUT, looking).await {
         Ok(Ok(broker)) => broker,
         Ok(Err(refusal)) => Broker::Refused(refusal),
-        Err(_) => Broker::Refused(Refusal {
-            kind,
-            reason: format!("no answer within {} s", BROKER_TIMEOUT.as_secs()),
-        }),
+        Err(_) => Broker::Refused(late()),
     }
 }
 
@@ -179,10 +179,7 @@ async fn inbox_sink(sink: &InboxSinkSpec, known: &Known) -> Result<Broker, Refus
         None => known.no_inbox.clone(),
     };
     match reason {
-        Some(reason) => Err(Refusal {
-            kind: "inbox",
-            reason,
-        }),
+        Some(reason) => Err(Refusal::inbox(reason)),
         None => Ok(Broker::Unknown),
     }
 }
@@ -204,13 +201,8 @@ async fn no_inbox(client: &Client, sink: &InboxSinkSpec) -> Result<Option<String
 }
 
 async fn webhook_sink(sink: &WebhookSinkSpec) -> Result<Broker, Refusal> {
-    match webhook::look(sink).await {
-        Ok(()) => Ok(Broker::Unknown),
-        Err(reason) => Err(Refusal {
-            kind: "webhook",
-            reason,
-        }),
-    }
+    let looked = webhook::look(sink).await;
+    looked.map(|()| Broker::Unknown).map_err(Refusal::webhook)
 }
 
 async fn kafka_sink(sink: &KafkaSinkSpec, known: &Known) -> Result<Broker, Refusal> {

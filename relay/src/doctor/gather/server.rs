@@ -2,50 +2,13 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
-use crate::database::{Database, Profile, Session, describe};
+use crate::database::{Session, describe};
 use crate::doctor::server::{Prepared, Schema, Server, Transaction};
-
-/// How often two sessions are compared to find a pooler between.
-const POOLER_ROUNDS: usize = 3;
 
 fn failed(what: &str) -> impl Fn(tokio_postgres::Error) -> String + '_ {
     move |e| format!("{what}: {}", describe(&e))
-}
-
-/// Whether a server session changes hands between our queries. The simple
-/// protocol, as prepared statements fail behind such poolers.
-pub(in crate::doctor) async fn pooled(database: &Database, first: &Client) -> Result<bool, String> {
-    let second = database
-        .connect(Profile::Command, None)
-        .await
-        .map_err(|e| e.to_string())?;
-    let what = "comparing two sessions";
-    for _ in 0..POOLER_ROUNDS {
-        let before = backend(first).await.map_err(failed(what))?;
-        // An open transaction keeps the server session that it got: the one
-        // that the first query gave back, when a pooler deals them out.
-        second.client.simple_query("BEGIN").await.map_err(failed(what))?;
-        let other = backend(&second.client).await.map_err(failed(what))?;
-        let after = backend(first).await.map_err(failed(what))?;
-        second.client.simple_query("COMMIT").await.map_err(failed(what))?;
-        if before == other || before != after {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
-    let answer = client.simple_query("SELECT pg_backend_pid()").await?;
-    Ok(answer
-        .iter()
-        .find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        })
-        .unwrap_or_default())
 }
 
 /// Reads the facts. `long` is the age in seconds from which a transaction is
