@@ -428,6 +428,9 @@ impl Run<'_> {
 
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
         let mut refused: Option<(u32, i64, String)> = None;
+        // Dealt with last: what was taken must not be forgotten when one of
+        // them ends the attempt.
+        let mut rejected = Vec::new();
         for Settled { ticket, outcome } in outcomes.drain(..) {
             match outcome {
                 Outcome::Placed { stream, position } => {
@@ -442,14 +445,7 @@ impl Run<'_> {
                     a.window.settle(ticket, Settlement::Done);
                     self.status.skipped(1);
                 }
-                Outcome::Rejected(reason) => {
-                    if let Some(id) = a.window.id_of(ticket) {
-                        let row = self.read_one(id).await?;
-                        let key = a.encoder.key_of(&row);
-                        self.refuse(a, &row, key, &reason).await?;
-                        a.window.settle(ticket, Settlement::Done);
-                    }
-                }
+                Outcome::Rejected(reason) => rejected.push((ticket, reason)),
                 Outcome::Refused(reason) => {
                     let Some(id) = a.window.id_of(ticket) else {
                         continue;
@@ -468,6 +464,14 @@ impl Run<'_> {
                     self.refuse(a, &row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
+            }
+        }
+        for (ticket, reason) in rejected {
+            if let Some(id) = a.window.id_of(ticket) {
+                let row = self.read_one(id).await?;
+                let key = a.encoder.key_of(&row);
+                self.refuse(a, &row, key, &reason).await?;
+                a.window.settle(ticket, Settlement::Done);
             }
         }
         match refused {

@@ -12,6 +12,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::FuturesOrdered;
@@ -30,6 +31,8 @@ use crate::failure::Failure;
 
 /// Batches under way: one that is stored, one on its way, one being made.
 const IN_FLIGHT: usize = 3;
+/// While nothing is under way: whether the connection still holds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BATCH_ROWS: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -321,7 +324,8 @@ impl InboxSink {
             }
             let Some((batch, result)) = self.under_way.next().await else {
                 // Nothing is to come; told anew when something is sent.
-                return std::future::pending().await;
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
             };
             match result {
                 Ok(duplicates) => self.stored(&batch, &duplicates),
