@@ -326,6 +326,11 @@ async fn a_target_that_crashes_is_waited_for_and_gets_everything_once() {
     relay.await_healthy(SOON, "p", 1).await;
     let got = scene.arrived().await;
     assert_each_once(&got, (1..=12_000).chain(100_000..=100_002));
+    // It is missed also when there is nothing to deliver.
+    bed.kill("postgres").await;
+    relay.await_healthy(SOON, "p", 0).await;
+    bed.start("postgres").await;
+    relay.await_healthy(SOON, "p", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

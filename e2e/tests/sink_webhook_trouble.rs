@@ -129,7 +129,7 @@ async fn a_request_that_was_under_way_at_a_kill_comes_again_with_the_same_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_kept_and_everything_that_may_pass_is_waited_for() {
     let (db, receiver) = scene("webhook_wait").await;
-    to_webhook(&db, &receiver, "/", r#"{"timeout": "700ms"}"#).await;
+    to_webhook(&db, &receiver, "/", r#"{"timeout": "2s"}"#).await;
     let mut answers = vec![
         Answer::status(429).header("retry-after", "2").body("slowly"),
         Answer::status(308).header("location", "https://elsewhere.example/in"),
@@ -137,15 +137,18 @@ async fn retry_after_is_kept_and_everything_that_may_pass_is_waited_for() {
         Answer::status(404),
         Answer::status(410),
         Answer::status(500),
-        Answer::status(200).after(Duration::from_secs(5)),
+        Answer::status(200).after(Duration::from_secs(8)),
     ]
     .into_iter();
     receiver.answer(move |_| answers.next().unwrap_or(Answer::status(200)));
     let relay = Relay::start(&db).await;
     db.publish_numbers("events", 1, 3, 3).await;
-    db.await_delivered(SOON).await;
+    db.await_delivered(A_WHILE).await;
     let requests = receiver.received();
-    assert_eq!(values(&requests), [1, 1, 1, 1, 1, 1, 1, 1, 2, 3]);
+    let mut got = values(&requests);
+    assert!(got.starts_with(&[1; 8]), "{got:?}");
+    got.dedup();
+    assert_eq!(got, [1, 2, 3]);
     let ids: BTreeSet<&str> = requests.iter().map(|r| r.header("webhook-id")).collect();
     assert_eq!(ids.len(), 3, "the same id at each try");
     let waited = requests[1].at - requests[0].at;
@@ -158,7 +161,7 @@ async fn retry_after_is_kept_and_everything_that_may_pass_is_waited_for() {
         "has nothing at \\\"url\\\": it answers 404 Not Found; change the url",
         "has nothing at \\\"url\\\": it answers 410 Gone; change the url",
         "answers 500 Internal Server Error",
-        "no answer within 700 ms",
+        "no answer within 2000 ms",
     ] {
         let plain = said.replace("\\\"", "\"");
         assert!(log.contains(said) || log.contains(&plain), "{said}\n{log}");

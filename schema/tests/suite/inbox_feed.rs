@@ -103,3 +103,21 @@ async fn a_role_may_deliver_into_the_inbox_that_it_was_granted_and_read_nothing(
         .await;
     assert_eq!(feeder.error(&write(1, 1, &["b"])).await.code().code(), "42501");
 }
+
+/// For inboxes of the pipeline's own database.
+#[tokio::test]
+async fn a_relays_role_may_deliver_into_every_inbox_and_no_other_role_of_the_four() {
+    let (database, db) = Database::installed().await;
+    db.run("SELECT tide.inbox_create('i')").await;
+    let open = format!("{OPEN}1, 5)");
+    for role in ["tide_reader", "tide_publisher", "tide_admin"] {
+        let other = database.role(&format!("IN ROLE {role}")).await;
+        let session = database.session_of(&other).await;
+        assert_eq!(session.error(&open).await.code().code(), "42501", "{role}");
+    }
+    let relay = database.role("IN ROLE tide_relay").await;
+    let relay = database.session_of(&relay).await;
+    relay.run("SELECT tide._inbox_feed_check('i')").await;
+    assert_eq!(relay.row(&open).await, "1|1|0");
+    assert_eq!(relay.row(&write(1, 0, &["a"])).await, "{}");
+}

@@ -135,3 +135,25 @@ async fn wrong_options_of_the_sinks_are_named() {
         .await;
     }
 }
+
+/// What is to be run by hand in the other database is left out.
+#[tokio::test]
+async fn the_pipelines_of_the_guides_can_be_set_as_they_stand() {
+    let (_database, db) = Database::installed().await;
+    db.run("SELECT tide.outbox_create('orders'); SELECT tide.outbox_create('customers')")
+        .await;
+    for guide in [
+        include_str!("../../../docs/guide/sink-inbox.md"),
+        include_str!("../../../docs/guide/sink-stdout.md"),
+        include_str!("../../../docs/guide/sink-webhook.md"),
+    ] {
+        let blocks = guide
+            .split("```sql\n")
+            .skip(1)
+            .filter_map(|b| b.split("```").next());
+        for sql in blocks.filter(|sql| sql.contains("relay_set_outbox")) {
+            db.run(sql).await;
+        }
+    }
+    assert_eq!(db.number("SELECT count(*) FROM tide.pipeline").await, 5);
+}

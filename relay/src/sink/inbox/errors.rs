@@ -28,8 +28,9 @@ pub(super) fn explain(inbox: &str, at: &str, user: &str, error: &Error) -> Failu
     let message = format!("inbox \"{inbox}\" at {at}: {said}");
     match code(error) {
         "TD001" => Failure::lost(message),
-        // No such schema, function, table, column.
-        "3F000" | "42883" | "42P01" | "42703" => Failure::transient(format!(
+        // No such schema, function, table, column. Others than ours are a
+        // trigger's matter.
+        "3F000" | "42883" | "42P01" | "42703" if said.contains("tide") => Failure::transient(format!(
             "{message}; schema tide is not installed there, or not by this release: run \"pg-tide schema install\" on that database, or upgrade"
         )),
         "42501" if error.as_db_error().is_some_and(|e| e.hint().is_none()) => Failure::transient(format!(
