@@ -154,6 +154,39 @@ CREATE TABLE tide.inbox_source (
     UNIQUE (inbox_id, description)
 );
 
+-- Forward pipelines, of this database or another, that deliver into an inbox
+-- here (63_inbox_feed.sql).
+CREATE TABLE tide.inbox_feed (
+    feed_id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inbox_id        integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
+    -- Where the pipeline lives.
+    source_system   bigint NOT NULL,
+    source_database text NOT NULL,
+    pipeline        text NOT NULL,
+    -- Who wrote last; epochs may come again only in a later timeline.
+    timeline        bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    -- Fence: rises whenever the feed is opened.
+    session         bigint NOT NULL DEFAULT 1,
+    -- Messages that ever came by this feed, duplicates included.
+    last_seq        bigint NOT NULL DEFAULT 0,
+    opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    written_at      timestamptz,
+    CONSTRAINT inbox_feed_source UNIQUE (inbox_id, source_system, source_database, pipeline)
+) WITH (fillfactor = 50);
+
+-- What came by a feed and may be sent again: everything since the low-water
+-- mark of its pipeline's checkpoint.
+CREATE TABLE tide.inbox_feed_batch (
+    feed_id      integer NOT NULL REFERENCES tide.inbox_feed ON DELETE CASCADE,
+    last_seq     bigint NOT NULL,
+    message_ids  bigint[] NOT NULL,
+    created_us   bigint[] NOT NULL,
+    -- Null when none of them was a redelivery.
+    redeliveries bigint[],
+    PRIMARY KEY (feed_id, last_seq)
+);
+
 -- ---------------------------------------------------------------- pipelines
 
 CREATE TABLE tide.pipeline (

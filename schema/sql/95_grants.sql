@@ -79,7 +79,8 @@ BEGIN
         -- their owner check what they are given. Internal ones run with the
         -- caller's rights, which are to read.
         PERFORM tide._if_role('tide_admin', format('GRANT EXECUTE ON FUNCTION %s TO tide_admin', v_function.signature));
-        IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', 'maintain_outbox',
+        IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', '_inbox_feed_check',
+                                  '_inbox_feed_open', '_inbox_feed_landed', '_inbox_feed_write', 'maintain_outbox',
                                   'maintain_outboxes', 'maintain_inbox', '_purge_inbox', '_purge_dead_letters', '_purge_members',
                                   '_redelivery_page', '_redelivered', '_replay_rows', '_adopt_messages') THEN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));

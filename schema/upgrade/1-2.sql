@@ -89,3 +89,27 @@ DROP FUNCTION tide.inbox_mark_processed(text, text);
 DROP FUNCTION tide.inbox_mark_failed(text, text, text);
 DROP FUNCTION tide.inbox_claim(text, integer, interval);
 DROP FUNCTION tide._no_such_event(tide.inbox, text);
+
+-- Inboxes can be fed by pipelines of other databases.
+CREATE TABLE tide.inbox_feed (
+    feed_id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inbox_id        integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
+    source_system   bigint NOT NULL,
+    source_database text NOT NULL,
+    pipeline        text NOT NULL,
+    timeline        bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    session         bigint NOT NULL DEFAULT 1,
+    last_seq        bigint NOT NULL DEFAULT 0,
+    opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    written_at      timestamptz,
+    CONSTRAINT inbox_feed_source UNIQUE (inbox_id, source_system, source_database, pipeline)
+) WITH (fillfactor = 50);
+CREATE TABLE tide.inbox_feed_batch (
+    feed_id      integer NOT NULL REFERENCES tide.inbox_feed ON DELETE CASCADE,
+    last_seq     bigint NOT NULL,
+    message_ids  bigint[] NOT NULL,
+    created_us   bigint[] NOT NULL,
+    redeliveries bigint[],
+    PRIMARY KEY (feed_id, last_seq)
+);

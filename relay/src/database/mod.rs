@@ -6,6 +6,7 @@ mod conninfo;
 pub(crate) mod cursor;
 mod dial;
 mod error;
+pub(crate) mod feed;
 pub(crate) mod inbox;
 mod keys;
 pub(crate) mod outbox;

@@ -104,20 +104,6 @@ impl NatsSink {
             .await
     }
 
-    #[expect(clippy::unused_self, reason = "the same shape as the other sinks")]
-    pub(crate) fn is_open(&self, _destination: &str) -> bool {
-        true
-    }
-
-    #[expect(clippy::unused_async, reason = "the same shape as the other sinks")]
-    pub(crate) async fn open_destination(
-        &mut self,
-        _destination: &str,
-        _known: &Positions,
-    ) -> Result<Positions, Failure> {
-        Ok(Positions::new())
-    }
-
     pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
         if self.spec.delivery == Delivery::AtLeastOnce {
             return Ok(HashSet::new());
