@@ -15,6 +15,7 @@ use crate::{Database, await_condition, get, unique};
 pub struct RelayOptions {
     database: [String; 2],
     arguments: Vec<String>,
+    stdout: Option<PathBuf>,
     environment: Vec<(String, String)>,
 }
 
@@ -24,6 +25,7 @@ impl RelayOptions {
         Self {
             database: ["--postgres-url".to_owned(), url.to_owned()],
             arguments: Vec::new(),
+            stdout: None,
             environment: Vec::new(),
         }
     }
@@ -33,8 +35,16 @@ impl RelayOptions {
         Self {
             database: ["--postgres-url-file".to_owned(), file.display().to_string()],
             arguments: Vec::new(),
+            stdout: None,
             environment: Vec::new(),
         }
+    }
+
+    /// Its standard output goes to this file instead of the log.
+    #[must_use]
+    pub fn stdout(mut self, path: &Path) -> Self {
+        self.stdout = Some(path.to_owned());
+        self
     }
 
     /// Its `--relay-group-id`.
@@ -76,13 +86,17 @@ impl RelayOptions {
         let name = unique("relay");
         let log = std::env::temp_dir().join(format!("pg-tide-e2e-{name}.log"));
         let file = File::create(&log).unwrap();
+        let stdout = match &self.stdout {
+            Some(path) => File::options().append(true).create(true).open(path).unwrap(),
+            None => file.try_clone().unwrap(),
+        };
         let child = Command::new(program())
             .args(&self.database)
             .args(["--metrics-addr", &address.to_string()])
             .args(&self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
+            .stdout(stdout)
             .stderr(file)
             .spawn()
             .unwrap();

@@ -2,7 +2,7 @@
 --
 -- Rules that the rest relies on:
 --  * Messages are insert-only. Nothing ever updates or deletes a message row;
---    retention drops whole partitions.
+--    retention drops whole partitions. (But see tide._adopt_messages.)
 --  * In tide.outbox_message, xid stands before id: defaults are evaluated in
 --    column order, so a transaction has its xid before it takes its first id.
 --    Hence a transaction whose xid was not given out yet when the sequence was
@@ -169,6 +169,39 @@ CREATE TABLE tide.inbox_position (
     PRIMARY KEY (source_ref, consumer_group)
 ) WITH (fillfactor = 50);
 
+-- Forward pipelines, of this database or another, that deliver into an inbox
+-- here (63_inbox_feed.sql).
+CREATE TABLE tide.inbox_feed (
+    feed_id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inbox_id        integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
+    -- Where the pipeline lives.
+    source_system   bigint NOT NULL,
+    source_database text NOT NULL,
+    pipeline        text NOT NULL,
+    -- Who wrote last; epochs may come again only in a later timeline.
+    timeline        bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    -- Fence: rises whenever the feed is opened.
+    session         bigint NOT NULL DEFAULT 1,
+    -- Messages that ever came by this feed, duplicates included.
+    last_seq        bigint NOT NULL DEFAULT 0,
+    opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    written_at      timestamptz,
+    CONSTRAINT inbox_feed_source UNIQUE (inbox_id, source_system, source_database, pipeline)
+) WITH (fillfactor = 50);
+
+-- What came by a feed and may be sent again: everything since the low-water
+-- mark of its pipeline's checkpoint.
+CREATE TABLE tide.inbox_feed_batch (
+    feed_id      integer NOT NULL REFERENCES tide.inbox_feed ON DELETE CASCADE,
+    last_seq     bigint NOT NULL,
+    message_ids  bigint[] NOT NULL,
+    created_us   bigint[] NOT NULL,
+    -- Null when none of them was a redelivery.
+    redeliveries bigint[],
+    PRIMARY KEY (feed_id, last_seq)
+);
+
 -- ---------------------------------------------------------------- pipelines
 
 CREATE TABLE tide.pipeline (
@@ -271,6 +304,14 @@ CREATE UNIQUE INDEX dead_letter_message ON tide.dead_letter (pipeline, message_i
 CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at IS NULL;
 CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
     WHERE source_seq IS NOT NULL;
+
+-- How long dead letters are kept; null keeps them for ever. No row: a week
+-- after they were resolved, and for ever.
+CREATE TABLE tide.dead_letter_retention (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    resolved   interval,
+    unresolved interval
+);
 
 -- What is to go through a forward pipeline once more: a dead letter, or what
 -- was delivered of a range of messages. Worked off in this order.

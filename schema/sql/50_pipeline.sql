@@ -116,7 +116,7 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION tide.relay_set_outbox(text, text, text, jsonb, integer, boolean, text) IS
-'Makes or replaces a forward pipeline: outbox to p_sink (kafka, nats). The options of p_config are in tide.connector_option. p_batch_size in messages. Errors name the wrong key or value.';
+'Makes or replaces a forward pipeline: outbox to p_sink (kafka, nats, inbox, webhook, stdout). The options of p_config are in tide.connector_option. p_batch_size in messages. Errors name the wrong key or value.';
 
 CREATE OR REPLACE FUNCTION tide.relay_set_inbox(p_name text, p_inbox text, p_config jsonb,
                                      p_batch_size integer DEFAULT 100, p_source text DEFAULT 'nats',

@@ -243,10 +243,17 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM tide._check_filter(p_pipeline, p_config -> 'filter');
-    PERFORM tide._check_headers(p_pipeline, p_config -> 'headers');
+    IF p_connector IN ('kafka', 'nats') THEN
+        PERFORM tide._check_headers(p_pipeline, p_config -> 'headers');
+    END IF;
     IF p_config ? 'cloudevents' AND coalesce(p_config ->> 'encoding', 'raw') = 'raw' THEN
         RAISE EXCEPTION 'key "cloudevents" in the config of pipeline "%" has no meaning with the encoding "raw"', p_pipeline
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Set "encoding" to "cloudevents" or "cloudevents-binary".';
+    END IF;
+    IF p_config ->> 'encoding' = 'cloudevents-binary'
+       AND (p_connector IN ('inbox', 'stdout') OR p_connector = 'webhook' AND p_config ->> 'mode' = 'batch') THEN
+        RAISE EXCEPTION 'key "encoding" in the config of pipeline "%" is "cloudevents-binary", which needs headers of each message''s own', p_pipeline
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Set it to "cloudevents", or leave it out.';
     END IF;
 
     SELECT o.* INTO v_option FROM tide.connector_option o
@@ -262,5 +269,9 @@ BEGIN
         PERFORM tide._check_nats(p_pipeline, p_config);
     ELSIF p_connector = 'kafka' THEN
         PERFORM tide._check_kafka(p_pipeline, p_config);
+    ELSIF p_direction = 'forward' AND p_connector = 'inbox' THEN
+        PERFORM tide._check_inbox_sink(p_pipeline, p_config);
+    ELSIF p_direction = 'forward' AND p_connector = 'webhook' THEN
+        PERFORM tide._check_webhook_sink(p_pipeline, p_config);
     END IF;
 END $$;

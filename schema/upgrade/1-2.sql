@@ -40,6 +40,12 @@ ALTER TABLE tide.pipeline_status
 ALTER TABLE tide.dead_letter ADD COLUMN message_key text;
 CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at IS NULL;
 
+CREATE TABLE tide.dead_letter_retention (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    resolved   interval,
+    unresolved interval
+);
+
 CREATE TABLE tide.redelivery (
     redelivery_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline_id   integer NOT NULL REFERENCES tide.pipeline ON DELETE CASCADE,
@@ -83,6 +89,30 @@ DROP FUNCTION tide.inbox_mark_processed(text, text);
 DROP FUNCTION tide.inbox_mark_failed(text, text, text);
 DROP FUNCTION tide.inbox_claim(text, integer, interval);
 DROP FUNCTION tide._no_such_event(tide.inbox, text);
+
+-- Inboxes can be fed by pipelines of other databases.
+CREATE TABLE tide.inbox_feed (
+    feed_id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    inbox_id        integer NOT NULL REFERENCES tide.inbox ON DELETE CASCADE,
+    source_system   bigint NOT NULL,
+    source_database text NOT NULL,
+    pipeline        text NOT NULL,
+    timeline        bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    session         bigint NOT NULL DEFAULT 1,
+    last_seq        bigint NOT NULL DEFAULT 0,
+    opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    written_at      timestamptz,
+    CONSTRAINT inbox_feed_source UNIQUE (inbox_id, source_system, source_database, pipeline)
+) WITH (fillfactor = 50);
+CREATE TABLE tide.inbox_feed_batch (
+    feed_id      integer NOT NULL REFERENCES tide.inbox_feed ON DELETE CASCADE,
+    last_seq     bigint NOT NULL,
+    message_ids  bigint[] NOT NULL,
+    created_us   bigint[] NOT NULL,
+    redeliveries bigint[],
+    PRIMARY KEY (feed_id, last_seq)
+);
 
 -- How far a consumer group has read a topic partition into an inbox; written
 -- in the transaction that stores the messages (docs/design/from-kafka.md).

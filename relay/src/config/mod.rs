@@ -3,6 +3,7 @@
 
 mod common;
 mod declared;
+mod inbox;
 mod kafka;
 mod kafka_security;
 mod nats;
@@ -11,9 +12,11 @@ mod pipeline;
 mod secret;
 mod sinks;
 mod tls;
+mod webhook;
 
 pub(crate) use common::Ordering;
 pub(crate) use declared::Declared;
+pub(crate) use inbox::{DatabaseLogin, InboxSinkSpec};
 pub(crate) use kafka::{KafkaConnection, KafkaSinkSpec, KafkaSourceSpec, Start};
 pub(crate) use kafka_security::{OAuthSpec, Sasl};
 pub(crate) use nats::{NatsConnection, NatsLogin, NatsSinkSpec, NatsSourceSpec};
@@ -21,3 +24,4 @@ pub(crate) use pipeline::{ForwardSpec, PipelineRow, PipelineSpec, Retry, Reverse
 pub(crate) use secret::{Secret, SecretError, SecretRef};
 pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};
 pub(crate) use tls::TlsSpec;
+pub(crate) use webhook::{Endpoint, WebhookSinkSpec, WebhookUrl};

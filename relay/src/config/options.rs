@@ -129,8 +129,16 @@ impl Options {
 
     /// A text with commas or a list of texts.
     pub(crate) fn required_list(&mut self, key: &'static str) -> Result<Vec<String>, OptionError> {
-        let list = match self.take(key) {
-            None => return Err(OptionError::Missing { key: self.key(key) }),
+        match self.list(key)? {
+            list if list.is_empty() => Err(OptionError::Missing { key: self.key(key) }),
+            list => Ok(list),
+        }
+    }
+
+    /// The same; empty when there is none.
+    pub(crate) fn list(&mut self, key: &'static str) -> Result<Vec<String>, OptionError> {
+        let list: Vec<String> = match self.take(key) {
+            None => return Ok(Vec::new()),
             Some(Value::String(text)) => text
                 .split(',')
                 .map(|s| s.trim().to_owned())
@@ -251,6 +259,34 @@ impl Options {
         self.references
             .extend(setting.as_ref().and_then(Setting::reference).cloned());
         Ok(setting)
+    }
+
+    /// An object whose values are texts or references.
+    pub(crate) fn settings(&mut self, key: &'static str) -> Result<Vec<(String, Setting)>, OptionError> {
+        let map = match self.take(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Object(map)) => map,
+            Some(other) => return self.kind(key, "an object", &other),
+        };
+        let mut settings = Vec::with_capacity(map.len());
+        for (name, value) in map {
+            let inner = format!("{}.{name}", self.key(key));
+            let setting: Setting = match value {
+                Value::String(text) => text
+                    .parse()
+                    .map_err(|reason| OptionError::Bad { key: inner, reason })?,
+                // Not shown: it may be a secret.
+                _ => {
+                    return Err(OptionError::Bad {
+                        key: inner,
+                        reason: "must be a text".into(),
+                    });
+                }
+            };
+            self.references.extend(setting.reference().cloned());
+            settings.push((name, setting));
+        }
+        Ok(settings)
     }
 
     /// All references that were read so far.

@@ -145,17 +145,22 @@ impl PipelineSpec {
             "forward" => {
                 // Bound to a group in SQL when the pipeline was set.
                 options.text("consumer_group")?;
-                let max_in_flight = options.number("max_in_flight", 1..=100_000)?.unwrap_or(10_000);
+                let sink = SinkSpec::read(&row.connector, &mut options)?;
+                let max_in_flight = options
+                    .number("max_in_flight", 1..=100_000)?
+                    .unwrap_or(sink.default_in_flight());
+                let format = common::format(&mut options, &row.connector)?;
+                sink.check_encoding(&format.encoding)?;
                 Work::Forward(Box::new(ForwardSpec {
                     outbox: row.store.clone(),
                     table: row.table.clone(),
                     group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
                     max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
-                    format: common::format(&mut options, &row.connector)?,
+                    format,
                     filter: options.filter("filter")?,
                     ordering: Ordering::read(&mut options)?,
                     dead_letter: DeadLetterPolicy::read(&mut options, 0)?,
-                    sink: SinkSpec::read(&row.connector, &mut options)?,
+                    sink,
                 }))
             }
             _ => Work::Reverse(Box::new(ReverseSpec {
@@ -299,7 +304,7 @@ mod tests {
         );
         assert_eq!(
             refusal("forward", "rabbit", json!({})),
-            "\"sink\" must be one of \"kafka\", \"nats\", not \"rabbit\""
+            "\"sink\" must be one of \"kafka\", \"nats\", \"inbox\", \"webhook\", \"stdout\", not \"rabbit\""
         );
     }
 
@@ -342,15 +347,18 @@ mod tests {
         assert!(options.len() > 25, "{options:?}");
         for (direction, connector, key) in options {
             let connectors = if connector == "*" {
-                vec!["kafka", "nats"]
+                vec!["kafka", "nats", "inbox", "webhook", "stdout"]
             } else {
                 vec![connector.as_str()]
             };
             for connector in connectors {
-                let mut config = json!({"brokers": "b", "topic": "t"});
-                if connector == "nats" {
-                    config = json!({"url": "u", "subject": "s"});
-                }
+                let mut config = match connector {
+                    "kafka" => json!({"brokers": "b", "topic": "t"}),
+                    "nats" => json!({"url": "u", "subject": "s"}),
+                    "inbox" => json!({"inbox": "i"}),
+                    "webhook" => json!({"url": "https://h/"}),
+                    _ => json!({}),
+                };
                 let object = config.as_object_mut().unwrap();
                 match key.split_once('.') {
                     Some((outer, inner)) => object.entry(outer).or_insert(json!({}))[inner] = Value::Null,

@@ -1,8 +1,11 @@
 //! Sinks and sources by kind, and what their options have in common.
 
+use super::inbox::InboxSinkSpec;
 use super::kafka::{KafkaSinkSpec, KafkaSourceSpec};
 use super::nats::{NatsSinkSpec, NatsSourceSpec};
 use super::options::{OptionError, Options};
+use super::webhook::WebhookSinkSpec;
+use crate::encode::Encoding;
 
 /// What is promised to a plain consumer across a relay's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,10 @@ impl Delivery {
 pub(crate) enum SinkSpec {
     Kafka(Box<KafkaSinkSpec>),
     Nats(Box<NatsSinkSpec>),
+    Inbox(Box<InboxSinkSpec>),
+    Webhook(Box<WebhookSinkSpec>),
+    /// Lines on standard output.
+    Stdout,
 }
 
 impl SinkSpec {
@@ -38,8 +45,44 @@ impl SinkSpec {
         Ok(match connector {
             "kafka" => Self::Kafka(Box::new(KafkaSinkSpec::read(options)?)),
             "nats" => Self::Nats(Box::new(NatsSinkSpec::read(options)?)),
-            other => return Err(not_allowed("sink", "\"kafka\", \"nats\"", other)),
+            "inbox" => Self::Inbox(Box::new(InboxSinkSpec::read(options)?)),
+            "webhook" => Self::Webhook(Box::new(WebhookSinkSpec::read(options)?)),
+            "stdout" => {
+                options.one_of("delivery", &[("at-least-once", ())])?;
+                Self::Stdout
+            }
+            other => {
+                let allowed = "\"kafka\", \"nats\", \"inbox\", \"webhook\", \"stdout\"";
+                return Err(not_allowed("sink", allowed, other));
+            }
         })
+    }
+
+    /// Refuses an encoding that needs headers of each message's own where there
+    /// are none.
+    pub(super) fn check_encoding(&self, encoding: &Encoding) -> Result<(), OptionError> {
+        let without = match self {
+            Self::Kafka(_) | Self::Nats(_) => false,
+            Self::Inbox(_) | Self::Stdout => true,
+            Self::Webhook(webhook) => webhook.batch,
+        };
+        if without && matches!(encoding, Encoding::Binary(..)) {
+            return Err(OptionError::Bad {
+                key: "encoding".into(),
+                reason: "\"cloudevents-binary\" needs headers of each message's own; set it to \"cloudevents\", or leave it out"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Messages that may be sent and not yet acknowledged, when nothing else is
+    /// said. What a webhook has taken of them may be sent again by a new owner.
+    pub(super) fn default_in_flight(&self) -> u64 {
+        match self {
+            Self::Webhook(_) => 1_000,
+            _ => 10_000,
+        }
     }
 }
 

@@ -42,6 +42,11 @@ impl Pool {
         }
     }
 
+    /// Where its connections lead.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
     pub(crate) async fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
         let place = Arc::clone(&self.places)
             .acquire_owned()

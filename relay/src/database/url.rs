@@ -37,7 +37,6 @@ impl Database {
     ///
     /// # Errors
     /// When the URL cannot be read.
-    #[allow(dead_code, reason = "for sinks that write to another database")]
     pub(crate) fn new(url: &str) -> Result<Self, DatabaseError> {
         Self::with_tls(url, TlsOverrides::default())
     }

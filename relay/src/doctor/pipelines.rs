@@ -43,9 +43,18 @@ pub(super) enum Broker {
 /// Why a broker could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
+    side: Side,
     about: About,
     reason: String,
-    kafka: bool,
+}
+
+/// Whom a pipeline connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Kafka,
+    Nats,
+    Inbox,
+    Webhook,
 }
 
 /// What a refusal is about.
@@ -76,7 +85,7 @@ impl Refusal {
         Self {
             about,
             reason,
-            kafka: true,
+            side: Side::Kafka,
         }
     }
 
@@ -96,37 +105,54 @@ impl Refusal {
         Self {
             about,
             reason,
-            kafka: false,
+            side: Side::Nats,
+        }
+    }
+
+    /// Of anybody, about nothing that would be known.
+    pub(super) fn of(side: Side, reason: String) -> Self {
+        Self {
+            side,
+            about: About::Connection,
+            reason,
         }
     }
 
     fn finding(&self, subject: &str) -> Finding {
-        let (code, hint) = match (self.kafka, self.about) {
-            (true, About::Login) => (
+        let (code, hint) = match (self.side, self.about) {
+            (Side::Kafka, About::Login) => (
                 "kafka-authentication",
                 "check the sasl options of the pipeline, and the secrets that they name",
             ),
-            (true, About::Tls) => (
+            (Side::Kafka, About::Tls) => (
                 "kafka-tls",
                 "check security_protocol and the tls options, and the host names in the brokers' certificates",
             ),
-            (true, _) => (
+            (Side::Kafka, _) => (
                 "kafka-unreachable",
                 "check brokers, that they run, and the addresses that they advertise (advertised.listeners)",
             ),
-            (false, About::Permission) => (
+            (Side::Inbox, _) => (
+                "inbox-refused",
+                "the inbox must be there, and the role be let in by tide.inbox_grant_feed; docs/guide/sink-inbox.md",
+            ),
+            (Side::Webhook, _) => (
+                "webhook-unreachable",
+                "check url, allow_private, the tls options and the secrets; docs/guide/sink-webhook.md goes by the error",
+            ),
+            (Side::Nats, About::Permission) => (
                 "nats-forbidden",
                 "extend the user's permissions on the server; docs/guide/security-nats.md tells which ones a pipeline needs",
             ),
-            (false, About::Login) => (
+            (Side::Nats, About::Login) => (
                 "nats-authentication",
                 "check the login options of the pipeline, and the server's accounts and users",
             ),
-            (false, About::Tls) => (
+            (Side::Nats, About::Tls) => (
                 "nats-tls",
                 "check the tls options of the pipeline, and the host names in the server's certificate",
             ),
-            (false, About::Connection) => (
+            (Side::Nats, About::Connection) => (
                 "nats-unreachable",
                 "check url, and that the server runs and listens there",
             ),
@@ -324,6 +350,13 @@ mod tests {
             (None, "kafka-unreachable"),
         ] {
             let refusal = Refusal::kafka("kafka b:1: so it is".into(), cause);
+            assert_eq!(with(|p| p.broker = Broker::Refused(refusal)).code, code);
+        }
+        for (side, code) in [
+            (Side::Inbox, "inbox-refused"),
+            (Side::Webhook, "webhook-unreachable"),
+        ] {
+            let refusal = Refusal::of(side, "so it is".into());
             assert_eq!(with(|p| p.broker = Broker::Refused(refusal)).code, code);
         }
     }

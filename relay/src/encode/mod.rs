@@ -4,11 +4,13 @@
 mod filter;
 mod format;
 mod headers;
+mod message;
 mod template;
 
 pub(crate) use filter::Filter;
 pub(crate) use format::{CloudEvent, Encoding, Format};
 pub(crate) use headers::Headers;
+pub(crate) use message::Message;
 pub(crate) use template::{Template, TemplateError, field};
 
 use bytes::Bytes;
@@ -105,6 +107,8 @@ pub(crate) struct Event<'a> {
     pub(crate) payload: &'a Bytes,
     /// `tide-redelivery`.
     pub(crate) redelivery: Option<i64>,
+    /// What it was made from.
+    pub(crate) row: &'a Row,
 }
 
 /// Names that every message of a pipeline carries.
@@ -119,6 +123,9 @@ pub(crate) mod added {
     pub(crate) const ID: &str = "tide-id";
     pub(crate) const OUTBOX: &str = "tide-outbox";
     pub(crate) const PIPELINE: &str = "tide-pipeline";
+    /// Names of the sides that a message has passed on its way between inboxes,
+    /// with commas, the first one first.
+    pub(crate) const PATH: &str = "tide-path";
     /// Only on messages that are delivered once more on demand.
     pub(crate) const REDELIVERY: &str = "tide-redelivery";
 }
@@ -128,6 +135,10 @@ pub(crate) mod added {
 pub(crate) enum DestinationKind {
     Topic,
     Subject,
+    /// Path and query of a URL.
+    Url,
+    /// The sink has no other place than its own.
+    Only,
 }
 
 impl DestinationKind {
@@ -135,6 +146,8 @@ impl DestinationKind {
         match self {
             Self::Topic => "topic",
             Self::Subject => "subject",
+            Self::Url => "url",
+            Self::Only => "destination",
         }
     }
 
@@ -160,6 +173,14 @@ impl DestinationKind {
                     .any(|b| b <= b' ' || b == b'*' || b == b'>' || b == 0x7f) =>
             {
                 Some("a published NATS subject has no spaces, '*' or '>'")
+            }
+            Self::Url
+                if text
+                    .split('?')
+                    .next()
+                    .is_some_and(|path| path.split('/').any(|part| part == "." || part == "..")) =>
+            {
+                Some("a part \".\" or \"..\" leads to another path")
             }
             _ => None,
         }
@@ -241,13 +262,15 @@ impl Encoder {
         };
 
         self.destination_text.clear();
-        self.destination
-            .render(&source, &mut self.destination_text)
-            .map_err(|field| Rejection::MissingField {
-                what: self.kind.name(),
-                template: self.destination.text().to_owned(),
-                field,
-            })?;
+        let rendered = match self.kind {
+            DestinationKind::Url => self.destination.render_url(&source, &mut self.destination_text),
+            _ => self.destination.render(&source, &mut self.destination_text),
+        };
+        rendered.map_err(|field| Rejection::MissingField {
+            what: self.kind.name(),
+            template: self.destination.text().to_owned(),
+            field,
+        })?;
         if !self.destination.is_literal()
             && let Some(reason) = self.kind.refusal(&self.destination_text)
         {
@@ -289,6 +312,7 @@ impl Encoder {
             headers,
             payload,
             redelivery: row.redelivery,
+            row,
         }))
     }
 }

@@ -19,8 +19,8 @@ enum Part {
     Id,
 }
 
-/// A parsed template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A parsed template; by default an empty one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Template {
     text: String,
     parts: Vec<Part>,
@@ -81,19 +81,43 @@ impl Template {
     /// # Errors
     /// The placeholder whose value the message does not have.
     pub(crate) fn render(&self, source: &Source<'_>, out: &mut String) -> Result<(), String> {
+        self.render_by(source, out, String::push_str)
+    }
+
+    /// The same, percent-encoded where values are put in: none can be more than
+    /// a part of a path or of a query.
+    pub(crate) fn render_url(&self, source: &Source<'_>, out: &mut String) -> Result<(), String> {
+        use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+        /// All but the unreserved characters of RFC 3986.
+        const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+            .remove(b'-')
+            .remove(b'.')
+            .remove(b'_')
+            .remove(b'~');
+        self.render_by(source, out, |out, value| {
+            out.extend(utf8_percent_encode(value, VALUE));
+        })
+    }
+
+    fn render_by(
+        &self,
+        source: &Source<'_>,
+        out: &mut String,
+        add: impl Fn(&mut String, &str),
+    ) -> Result<(), String> {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
                 Part::Header(name) => match source.headers.get(name) {
-                    Some(value) => out.push_str(value),
+                    Some(value) => add(out, value),
                     None => return Err(format!("headers.{name}")),
                 },
                 Part::Payload(path) => match field(&source.row.payload, path) {
-                    Some(value) => out.push_str(&value),
+                    Some(value) => add(out, &value),
                     None => return Err(format!("payload.{}", path.join("."))),
                 },
-                Part::Outbox => out.push_str(&source.identity.outbox),
-                Part::Pipeline => out.push_str(&source.identity.pipeline),
+                Part::Outbox => add(out, &source.identity.outbox),
+                Part::Pipeline => add(out, &source.identity.pipeline),
                 Part::Id => {
                     let _ = write!(out, "{}", source.row.id);
                 }

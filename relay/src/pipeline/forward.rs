@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{Checkpoints, flatten, reply};
 use super::refusal::{Keys, Refusals};
+use super::sleep::{self, Place};
 use super::{Backoff, Shared};
 use crate::config::{ForwardSpec, Ordering, PipelineSpec};
 use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
 use crate::encode::{Encoder, EventId, Row};
 use crate::failure::Failure;
-use crate::sink::{Outcome, Settled, Sink};
+use crate::sink::{News, Opening, Outcome, Settled, Sink};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
 
@@ -49,6 +50,14 @@ pub(super) struct Run<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
+/// How an attempt ended in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Stopped,
+    /// The sink is closed until there is something to send.
+    Idle,
+}
+
 /// What an attempt works with.
 pub(super) struct Attempt {
     pub(super) sink: Sink,
@@ -61,23 +70,38 @@ pub(super) struct Attempt {
     pub(super) suspect: Option<i64>,
     pub(super) keys: Keys,
     checkpoints: Checkpoints,
+    /// When it may give its connection back.
+    sleeps_at: Instant,
 }
 
 impl Run<'_> {
-    /// Delivers until told to stop (`Ok`) or something fails.
-    pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
+    /// Delivers until told to stop, until there is nothing to do for long, or
+    /// until something fails.
+    pub(super) async fn attempt(
+        &self,
+        suspect: Option<i64>,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Failure> {
         let (stored, reanchored) = self.stored_cursor().await?;
         let identity = self.spec.identity();
-        let opening = Sink::open(
-            &self.forward.sink,
-            &identity,
-            &self.shared.origin,
-            self.forward.max_in_flight,
-        );
-        let sink = tokio::select! {
-            sink = opening => sink?,
-            () = self.stop.cancelled() => return Ok(()),
+        let opening = Opening {
+            identity: &identity,
+            origin: &self.shared.origin,
+            encoding: &self.forward.format.encoding,
+            max_in_flight: self.forward.max_in_flight,
+            batch_size: self.spec.batch_size,
+            retry: self.spec.retry,
+            epoch: self.epoch,
+            cluster: self.shared.cluster,
+            home: &self.shared.writers,
         };
+        let mut place = self.shared.connected.enter();
+        let turn = self.shared.connected.turn().await;
+        let sink = tokio::select! {
+            sink = Sink::open(&self.forward.sink, &opening) => sink?,
+            () = self.stop.cancelled() => return Ok(Ended::Stopped),
+        };
+        drop(turn);
         let scan = reanchored || !stored.clean;
         let mut progress = stored.progress;
         if !scan {
@@ -94,18 +118,19 @@ impl Run<'_> {
             suspect,
             keys: Keys::default(),
             checkpoints: Checkpoints::new(Instant::now()),
+            sleeps_at: Instant::now(),
         };
         let result = async {
             tokio::select! {
                 prepared = self.prepare(&mut attempt, scan) => prepared?,
-                () = self.stop.cancelled() => return Ok(()),
+                () = self.stop.cancelled() => return Ok(Ended::Stopped),
             }
             self.redeliver(&mut attempt).await?;
             if self.stop.is_cancelled() {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             attempt.keys = self.waiting_keys().await?;
-            self.deliver(&mut attempt, backoff).await
+            self.deliver(&mut attempt, &mut place, backoff).await
         }
         .await;
         // What was settled stays so, also when nothing is sent any more.
@@ -126,7 +151,7 @@ impl Run<'_> {
     /// The cursor to go on from, and whether it had to be re-anchored: its
     /// snapshots mean nothing in another cluster, and in another timeline
     /// transactions may have reused ids that they call finished.
-    async fn stored_cursor(&self) -> Result<(StoredCursor, bool), Failure> {
+    pub(super) async fn stored_cursor(&self) -> Result<(StoredCursor, bool), Failure> {
         let mut lease = self
             .shared
             .writers
@@ -136,6 +161,16 @@ impl Run<'_> {
         let mut stored = store::read(&mut lease.session, self.forward.group_id).await?;
         let current = self.shared.cluster;
         let reanchor = stored.cluster.is_some_and(|before| before != current);
+        if reanchor || stored.progress.round.new == Snapshot::of_nothing() {
+            let messages = crate::database::outbox::adopt(&mut lease.session, self.forward.group_id).await?;
+            if messages > 0 {
+                tracing::warn!(
+                    pipeline = self.spec.name,
+                    messages,
+                    "the outbox was restored from another cluster: its messages count as this one's now"
+                );
+            }
+        }
         if reanchor {
             let snapshot = crate::database::outbox::tick(&mut lease.session).await?.snapshot;
             tracing::warn!(
@@ -194,13 +229,21 @@ impl Run<'_> {
         if let Some(pending) = a.checkpoints.pending.take() {
             flatten(pending.await)?;
         }
-        let pending = self.shared.checkpointer.write(self.checkpoint(a, clean)).await;
+        let checkpoint = self.checkpoint(a, clean);
+        let low_water = checkpoint.low_water_positions.clone();
+        let pending = self.shared.checkpointer.write(checkpoint).await;
         flatten(pending.await)?;
+        a.sink.checkpointed(&low_water);
         a.checkpoints.written(Instant::now());
         Ok(())
     }
 
-    async fn deliver(&self, a: &mut Attempt, backoff: &mut Backoff) -> Result<(), Failure> {
+    async fn deliver(
+        &self,
+        a: &mut Attempt,
+        place: &mut Place,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Failure> {
         let (sender, mut pages) = mpsc::channel(1);
         let reader = Reader::new(
             Arc::clone(&self.shared.readers),
@@ -218,6 +261,8 @@ impl Run<'_> {
         let mut outcomes = Vec::new();
         let mut drain_until: Option<Instant> = None;
         let mut heard_at = Instant::now();
+        // Of the checkpoint that is under way.
+        let mut low_water = Positions::new();
         loop {
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
@@ -248,6 +293,7 @@ impl Run<'_> {
             let due = a.checkpoints.due(a.window.is_empty() && current.is_none());
             if due.is_some_and(|due| due <= now) {
                 let checkpoint = self.checkpoint(a, false);
+                low_water.clone_from(&checkpoint.low_water_positions);
                 a.checkpoints.pending = Some(self.shared.checkpointer.write(checkpoint).await);
                 a.checkpoints.written(now);
             }
@@ -256,9 +302,15 @@ impl Run<'_> {
             {
                 // What landed and was not come by yet must be found again.
                 let clean = a.window.is_empty() && a.landed.is_empty();
-                return self.checkpoint_now(a, clean).await;
+                self.checkpoint_now(a, clean).await?;
+                return Ok(Ended::Stopped);
             }
             let idle = a.window.is_empty() && current.is_none();
+            let rests = idle && a.landed.is_empty() && !a.checkpoints.delivered && drain_until.is_none();
+            if rests && a.sleeps_at <= now && place.leave_if_many() {
+                self.checkpoint_now(a, true).await?;
+                return Ok(Ended::Idle);
+            }
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
                 .into_iter()
                 .flatten()
@@ -273,12 +325,14 @@ impl Run<'_> {
                 settled = a.sink.settled(&mut outcomes) => {
                     settled?;
                     heard_at = Instant::now();
+                    self.tell(a.sink.news());
                     self.settle(a, &mut outcomes).await?;
                     self.advance(a, backoff);
                 }
                 written = reply(&mut a.checkpoints.pending) => {
                     a.checkpoints.pending = None;
                     written?;
+                    a.sink.checkpointed(&low_water);
                 }
                 () = std::future::ready(()), if can_go_on && current.is_some() => {}
                 page = pages.recv(), if current.is_none() && drain_until.is_none() => match page {
@@ -370,8 +424,23 @@ impl Run<'_> {
         self.checkpoint_now(a, false).await
     }
 
+    /// Tells how a sink fares that tries again by itself.
+    pub(super) fn tell(&self, news: Option<News>) {
+        match news {
+            Some(News::Trouble(message)) => {
+                tracing::warn!(pipeline = self.spec.name, "delivery failed: {message}");
+                self.status.failed(State::Retrying, &message);
+            }
+            Some(News::Recovered) => self.status.set(State::Running),
+            None => {}
+        }
+    }
+
     async fn settle(&self, a: &mut Attempt, outcomes: &mut Vec<Settled>) -> Result<(), Failure> {
         let mut refused: Option<(u32, i64, String)> = None;
+        // Dealt with last: what was taken must not be forgotten when one of
+        // them ends the attempt.
+        let mut rejected = Vec::new();
         for Settled { ticket, outcome } in outcomes.drain(..) {
             match outcome {
                 Outcome::Placed { stream, position } => {
@@ -386,6 +455,7 @@ impl Run<'_> {
                     a.window.settle(ticket, Settlement::Done);
                     self.status.skipped(1);
                 }
+                Outcome::Rejected(reason) => rejected.push((ticket, reason)),
                 Outcome::Refused(reason) => {
                     let Some(id) = a.window.id_of(ticket) else {
                         continue;
@@ -404,6 +474,14 @@ impl Run<'_> {
                     self.refuse(a, &row, key, &reason).await?;
                     a.window.settle(ticket, Settlement::Done);
                 }
+            }
+        }
+        for (ticket, reason) in rejected {
+            if let Some(id) = a.window.id_of(ticket) {
+                let row = self.read_one(id).await?;
+                let key = a.encoder.key_of(&row);
+                self.refuse(a, &row, key, &reason).await?;
+                a.window.settle(ticket, Settlement::Done);
             }
         }
         match refused {
@@ -447,6 +525,7 @@ impl Run<'_> {
             backoff.reset();
             a.checkpoints.delivered = true;
             a.checkpoints.active_at = Instant::now();
+            a.sleeps_at = Instant::now() + sleep::AFTER;
         }
         if a.suspect
             .is_some_and(|id| a.window.progress().committed_offset >= id)

@@ -71,6 +71,7 @@ impl Run<'_> {
                         STALLED.as_secs()
                     ))
                 })??;
+            self.tell(a.sink.news());
             for one in settled.drain(..) {
                 open -= 1;
                 let n = usize::try_from(one.ticket).unwrap_or(usize::MAX);
@@ -80,7 +81,7 @@ impl Run<'_> {
                         let id = page.get(n).map_or(0, |row| row.id);
                         return Err(Failure::transient(format!("message {id}: {reason}")).suspecting(id));
                     }
-                    Outcome::Refused(reason) => errors[n] = Some(reason),
+                    Outcome::Refused(reason) | Outcome::Rejected(reason) => errors[n] = Some(reason),
                     Outcome::Placed { .. } | Outcome::Unplaced | Outcome::Duplicate => {
                         self.status.published(1);
                     }

@@ -5,15 +5,21 @@
 //! next message; it fails as a whole when it can no longer say what became of
 //! one, and is then opened anew and its broker's tail read.
 
+pub(crate) mod inbox;
 mod kafka;
 mod nats;
+mod stdout;
+mod suspects;
+pub(crate) mod webhook;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::SinkSpec;
+use crate::config::{Retry, SinkSpec, WebhookUrl};
 use crate::cursor::{Positions, Ticket};
-use crate::encode::{Encoder, Event, EventId, Identity};
+use crate::database::Pool;
+use crate::database::cursor::Cluster;
+use crate::encode::{Encoder, Encoding, Event, EventId, Identity, Template};
 use crate::failure::Failure;
 
 /// What became of a message.
@@ -25,8 +31,10 @@ pub(crate) enum Outcome {
     Unplaced,
     /// The broker had it already.
     Duplicate,
-    /// Refused for good: this message, not the sink, is at fault.
+    /// Refused for good: this message, or one that was sent with it, is at fault.
     Refused(String),
+    /// Refused for good, and it is known to be this message.
+    Rejected(String),
 }
 
 /// An outcome and the message it belongs to.
@@ -36,37 +44,53 @@ pub(crate) struct Settled {
     pub(crate) outcome: Outcome,
 }
 
+/// How a sink fares that tries again by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Something is put off, and why.
+    Trouble(String),
+    Recovered,
+}
+
+/// What a sink is opened with beside its own options.
+pub(crate) struct Opening<'a> {
+    pub(crate) identity: &'a Identity,
+    /// Names the database among all others.
+    pub(crate) origin: &'a str,
+    pub(crate) encoding: &'a Encoding,
+    pub(crate) max_in_flight: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) retry: Retry,
+    /// Under which the pipeline is owned.
+    pub(crate) epoch: i64,
+    /// Where the pipeline lives.
+    pub(crate) cluster: Cluster,
+    pub(crate) home: &'a Pool,
+}
+
 /// An open sink.
 pub(crate) enum Sink {
     Kafka(Box<kafka::KafkaSink>),
     Nats(Box<nats::NatsSink>),
-}
-
-macro_rules! each {
-    ($self:ident, $sink:ident => $call:expr) => {
-        match $self {
-            Self::Kafka($sink) => $call,
-            Self::Nats($sink) => $call,
-        }
-    };
+    Inbox(Box<inbox::InboxSink>),
+    Webhook(Box<webhook::WebhookSink>),
+    Stdout(stdout::StdoutSink),
 }
 
 impl Sink {
-    /// Connects and makes sure that the broker answers. `origin` names the
-    /// database among all others.
-    pub(crate) async fn open(
-        spec: &SinkSpec,
-        identity: &Identity,
-        origin: &str,
-        max_in_flight: usize,
-    ) -> Result<Self, Failure> {
+    /// Connects and makes sure that the other side answers.
+    pub(crate) async fn open(spec: &SinkSpec, opening: &Opening<'_>) -> Result<Self, Failure> {
+        let (identity, max_in_flight) = (opening.identity, opening.max_in_flight);
         Ok(match spec {
             SinkSpec::Kafka(spec) => Self::Kafka(Box::new(
-                kafka::KafkaSink::open(spec, identity, origin, max_in_flight).await?,
+                kafka::KafkaSink::open(spec, identity, opening.origin, max_in_flight).await?,
             )),
             SinkSpec::Nats(spec) => Self::Nats(Box::new(
                 nats::NatsSink::open(spec, identity, max_in_flight).await?,
             )),
+            SinkSpec::Inbox(spec) => Self::Inbox(Box::new(inbox::InboxSink::open(spec, opening).await?)),
+            SinkSpec::Webhook(spec) => Self::Webhook(Box::new(webhook::WebhookSink::open(spec, opening)?)),
+            SinkSpec::Stdout => Self::Stdout(stdout::StdoutSink::open(identity)),
         })
     }
 
@@ -78,18 +102,36 @@ impl Sink {
                 Encoder::new(identity, DestinationKind::Topic, s.topic.clone(), s.key.clone())
             }
             SinkSpec::Nats(s) => Encoder::new(identity, DestinationKind::Subject, s.subject.clone(), None),
+            SinkSpec::Webhook(s) => {
+                let (kind, target) = match &s.url {
+                    WebhookUrl::Plain(endpoint) => (DestinationKind::Url, endpoint.target.clone()),
+                    WebhookUrl::Secret(_) => (DestinationKind::Only, Template::default()),
+                };
+                Encoder::new(identity, kind, target, s.key.clone())
+            }
+            SinkSpec::Inbox(_) | SinkSpec::Stdout => {
+                Encoder::new(identity, DestinationKind::Only, Template::default(), None)
+            }
         }
     }
 
     /// Ends of the streams that the pipeline is known to write to and for
     /// which `known` has no position yet.
     pub(crate) async fn new_positions(&mut self, known: &Positions) -> Result<Positions, Failure> {
-        each!(self, s => s.new_positions(known).await)
+        match self {
+            Self::Kafka(s) => s.new_positions(known).await,
+            Self::Nats(s) => s.new_positions(known).await,
+            Self::Inbox(s) => Ok(s.new_positions(known)),
+            Self::Webhook(_) | Self::Stdout(_) => Ok(Positions::new()),
+        }
     }
 
     /// Whether messages may be sent to this destination: its positions are known.
     pub(crate) fn is_open(&self, destination: &str) -> bool {
-        each!(self, s => s.is_open(destination))
+        match self {
+            Self::Kafka(s) => s.is_open(destination),
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => true,
+        }
     }
 
     /// Makes a destination known; returns positions to be checkpointed first.
@@ -98,51 +140,98 @@ impl Sink {
         destination: &str,
         known: &Positions,
     ) -> Result<Positions, Failure> {
-        each!(self, s => s.open_destination(destination, known).await)
+        match self {
+            Self::Kafka(s) => s.open_destination(destination, known).await,
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => Ok(Positions::new()),
+        }
     }
 
     /// The ids of this pipeline that lie in the log from these positions on.
     pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
-        each!(self, s => s.landed(since).await)
+        match self {
+            Self::Kafka(s) => s.landed(since).await,
+            Self::Nats(s) => s.landed(since).await,
+            Self::Inbox(s) => s.landed(since).await,
+            Self::Webhook(_) | Self::Stdout(_) => Ok(HashSet::new()),
+        }
+    }
+
+    /// A checkpoint with these positions of the low-water mark is written:
+    /// nothing before them will be asked for.
+    pub(crate) fn checkpointed(&mut self, low_water: &Positions) {
+        if let Self::Inbox(s) = self {
+            s.checkpointed(low_water);
+        }
     }
 
     /// Whether messages may be sent now; if not, outcomes must come first.
     pub(crate) fn accepts(&self) -> bool {
         match self {
             Self::Kafka(sink) => sink.accepts(),
-            Self::Nats(_) => true,
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => true,
         }
     }
 
-    /// Hands a message to the client library. `Some` refuses it for good.
+    /// Hands a message over. `Some` refuses it for good.
     pub(crate) async fn send(
         &mut self,
         ticket: Ticket,
         event: &Event<'_>,
     ) -> Result<Option<String>, Failure> {
-        each!(self, s => s.send(ticket, event).await)
+        match self {
+            Self::Kafka(s) => return s.send(ticket, event).await,
+            Self::Nats(s) => return s.send(ticket, event).await,
+            Self::Inbox(s) => s.send(ticket, event),
+            Self::Webhook(s) => return Ok(s.send(ticket, event)),
+            Self::Stdout(s) => s.send(ticket, event),
+        }
+        Ok(None)
     }
 
-    /// Waits until something is known and appends it.
+    /// Waits until something is known and appends it; returns without anything
+    /// to say that there is nothing yet, and that this is in order.
     pub(crate) async fn settled(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {
-        each!(self, s => s.settled(out).await)
+        match self {
+            Self::Kafka(s) => s.settled(out).await,
+            Self::Nats(s) => s.settled(out).await,
+            Self::Inbox(s) => s.settled(out).await,
+            Self::Webhook(s) => s.settled(out).await,
+            Self::Stdout(s) => s.settled(out).await,
+        }
+    }
+
+    /// How a sink fares that tries again by itself, when that changed.
+    pub(crate) fn news(&mut self) -> Option<News> {
+        match self {
+            Self::Webhook(s) => s.news(),
+            _ => None,
+        }
     }
 
     /// Why nothing is acknowledged, where the sink can tell.
     pub(crate) async fn why_stalled(&mut self) -> Option<String> {
         match self {
             Self::Kafka(sink) => Some(sink.why_stalled().await).filter(|why| !why.is_empty()),
-            Self::Nats(_) => None,
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => None,
         }
     }
 
     /// The name of a stream by its number, as in positions.
     pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
-        each!(self, s => s.stream_name(stream))
+        match self {
+            Self::Kafka(s) => s.stream_name(stream),
+            Self::Nats(s) => s.stream_name(stream),
+            Self::Inbox(s) => s.stream_name(),
+            Self::Webhook(_) | Self::Stdout(_) => Arc::from(""),
+        }
     }
 
     /// Drops what is still queued and closes the connections.
     pub(crate) async fn close(self) {
-        each!(self, s => s.close().await);
+        match self {
+            Self::Kafka(s) => s.close().await,
+            Self::Nats(s) => s.close().await,
+            Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => {}
+        }
     }
 }

@@ -7,13 +7,15 @@ use tokio_postgres::Client;
 
 use super::{kafka, nats};
 use crate::config::{
-    KafkaSinkSpec, KafkaSourceSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec, SourceSpec, Work,
+    InboxSinkSpec, KafkaSinkSpec, KafkaSourceSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec,
+    SourceSpec, WebhookSinkSpec, Work,
 };
 use crate::database::describe;
 use crate::database::outbox::quote;
 use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
-use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
+use crate::doctor::pipelines::{Broker, Pipeline, Refusal, Side};
+use crate::sink::{inbox, webhook};
 use crate::source::nats::{durable_description, durable_name};
 
 /// A broker that takes longer is called unreachable.
@@ -35,6 +37,8 @@ fn failed(what: &str) -> impl Fn(tokio_postgres::Error) -> String + '_ {
 struct Known {
     pipeline: Pipeline,
     largest: Option<i64>,
+    /// Why the inbox of this database that it delivers into cannot be used.
+    no_inbox: Option<String>,
     /// Topics that the cursor has positions of.
     topics: Vec<String>,
 }
@@ -79,6 +83,13 @@ pub(in crate::doctor) async fn pipelines(
             }) => largest(client, &forward.table).await?,
             _ => None,
         };
+        let no_inbox = match &spec {
+            Ok(PipelineSpec {
+                work: Work::Forward(forward),
+                ..
+            }) if let SinkSpec::Inbox(sink) = &forward.sink => no_inbox(client, sink).await?,
+            _ => None,
+        };
         let mut topics: Vec<String> = row.get(7);
         topics.sort();
         topics.truncate(TOPICS);
@@ -97,6 +108,7 @@ pub(in crate::doctor) async fn pipelines(
                 broker: Broker::Unknown,
             },
             largest,
+            no_inbox,
             topics,
         });
     }
@@ -132,6 +144,9 @@ async fn broker(known: &Known) -> Broker {
             Work::Forward(forward) => match &forward.sink {
                 SinkSpec::Kafka(sink) => kafka_sink(sink, known).await,
                 SinkSpec::Nats(sink) => nats_sink(sink, known).await,
+                SinkSpec::Inbox(sink) => inbox_sink(sink, known).await,
+                SinkSpec::Webhook(sink) => webhook_sink(sink).await,
+                SinkSpec::Stdout => Ok(Broker::Unknown),
             },
             Work::Reverse(reverse) => match &reverse.source {
                 SourceSpec::Kafka(source) => kafka_source(source).await,
@@ -139,22 +154,60 @@ async fn broker(known: &Known) -> Broker {
             },
         }
     };
-    let late = |kafka: bool| {
-        let reason = format!("no answer within {} s", BROKER_TIMEOUT.as_secs());
-        if kafka {
-            Refusal::kafka(reason, None)
-        } else {
-            Refusal::nats(reason)
-        }
-    };
-    let is_kafka = match &spec.work {
-        Work::Forward(forward) => matches!(forward.sink, SinkSpec::Kafka(_)),
-        Work::Reverse(reverse) => matches!(reverse.source, SourceSpec::Kafka(_)),
+    let side = match &spec.work {
+        Work::Forward(forward) => match &forward.sink {
+            SinkSpec::Kafka(_) => Side::Kafka,
+            SinkSpec::Inbox(_) => Side::Inbox,
+            SinkSpec::Webhook(_) => Side::Webhook,
+            SinkSpec::Nats(_) | SinkSpec::Stdout => Side::Nats,
+        },
+        Work::Reverse(reverse) => match &reverse.source {
+            SourceSpec::Kafka(_) => Side::Kafka,
+            SourceSpec::Nats(_) => Side::Nats,
+        },
     };
     match tokio::time::timeout(BROKER_TIMEOUT, looking).await {
         Ok(Ok(broker)) => broker,
         Ok(Err(refusal)) => Broker::Refused(refusal),
-        Err(_) => Broker::Refused(late(is_kafka)),
+        Err(_) => {
+            let reason = format!("no answer within {} s", BROKER_TIMEOUT.as_secs());
+            Broker::Refused(Refusal::of(side, reason))
+        }
+    }
+}
+
+/// An inbox of this database is looked for with the pipelines.
+async fn inbox_sink(sink: &InboxSinkSpec, known: &Known) -> Result<Broker, Refusal> {
+    let reason = match &sink.database {
+        Some(login) => inbox::look(&sink.inbox, login).await.err().map(|f| f.message),
+        None => known.no_inbox.clone(),
+    };
+    match reason {
+        Some(reason) => Err(Refusal::of(Side::Inbox, reason)),
+        None => Ok(Broker::Unknown),
+    }
+}
+
+/// Why an inbox of this database cannot be delivered into.
+async fn no_inbox(client: &Client, sink: &InboxSinkSpec) -> Result<Option<String>, String> {
+    if sink.database.is_some() {
+        return Ok(None);
+    }
+    let sql = "SELECT FROM tide.inbox WHERE name = $1";
+    let found = client.query_opt(sql, &[&sink.inbox]).await;
+    Ok(match found.map_err(failed("looking for the inbox"))? {
+        Some(_) => None,
+        None => Some(format!(
+            "inbox \"{}\" does not exist in this database",
+            sink.inbox
+        )),
+    })
+}
+
+async fn webhook_sink(sink: &WebhookSinkSpec) -> Result<Broker, Refusal> {
+    match webhook::look(sink).await {
+        Ok(()) => Ok(Broker::Unknown),
+        Err(reason) => Err(Refusal::of(Side::Webhook, reason)),
     }
 }
 
