@@ -34,6 +34,8 @@ async fn a_relay_needs_its_role_and_no_more() {
     db.run("SELECT tide.relay_set_outbox('copy', 'events', 'inbox', '{\"inbox\": \"copies\"}')")
         .await;
     db.from_nats("in", "calls", &bed.nats, &inward, "{}", "").await;
+    db.run("SELECT tide.inbox_create('back')").await;
+    db.from_kafka("back", "back", &bed.kafka, &topic, "{}", "").await;
 
     let url = db.url().replacen("tide:tide@", &format!("{role}:relay@"), 1);
     let mut relay = RelayOptions::for_url(&url).spawn();
@@ -55,10 +57,12 @@ async fn a_relay_needs_its_role_and_no_more() {
     )
     .await;
     assert_eq!(db.text("SELECT count(*) FROM tide.copies_inbox").await, "51");
+    db.await_text(SOON, "SELECT count(*) FROM tide.back_inbox", "50")
+        .await;
     db.await_text(
         SOON,
         "SELECT count(*) FROM tide.relay_pipeline_status WHERE state = 'running' AND position IS NOT NULL",
-        "4",
+        "5",
     )
     .await;
 
