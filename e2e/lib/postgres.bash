@@ -51,6 +51,7 @@ HBA
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 200
+max_prepared_transactions = 20
 shared_buffers = 256MB
 max_wal_size = 4GB
 wal_level = replica

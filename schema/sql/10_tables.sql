@@ -2,7 +2,7 @@
 --
 -- Rules that the rest relies on:
 --  * Messages are insert-only. Nothing ever updates or deletes a message row;
---    retention drops whole partitions.
+--    retention drops whole partitions. (But see tide._adopt_messages.)
 --  * In tide.outbox_message, xid stands before id: defaults are evaluated in
 --    column order, so a transaction has its xid before it takes its first id.
 --    Hence a transaction whose xid was not given out yet when the sequence was
@@ -289,6 +289,14 @@ CREATE UNIQUE INDEX dead_letter_message ON tide.dead_letter (pipeline, message_i
 CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at IS NULL;
 CREATE UNIQUE INDEX dead_letter_source ON tide.dead_letter (pipeline, source_ref, source_seq)
     WHERE source_seq IS NOT NULL;
+
+-- How long dead letters are kept; null keeps them for ever. No row: a week
+-- after they were resolved, and for ever.
+CREATE TABLE tide.dead_letter_retention (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    resolved   interval,
+    unresolved interval
+);
 
 -- What is to go through a forward pipeline once more: a dead letter, or what
 -- was delivered of a range of messages. Worked off in this order.

@@ -30,6 +30,10 @@ BEGIN
         RAISE EXCEPTION '% name has % bytes', p_what, octet_length(p_name)
             USING ERRCODE = 'invalid_name',
                   HINT = format('Give the %s a name of 1 to %s bytes.', p_what, p_max_bytes);
+    ELSIF p_name COLLATE "C" ~ '[\x01-\x1f\x7f]' THEN
+        -- Names travel in headers and stand in logs.
+        RAISE EXCEPTION '% name % has a line break or another control character', p_what, to_json(p_name)
+            USING ERRCODE = 'invalid_name', HINT = format('Give the %s a name of printable characters.', p_what);
     END IF;
 END $$;
 

@@ -2,6 +2,7 @@
 --
 --   tide.outbox_<id>_<yyyymmddhh24>   one period each, UTC; the first leaf
 --                                     begins at MINVALUE
+--   tide.outbox_<id>_past             in its place once it was dropped
 --   ... the last of them may be wider, so that they reach three days ahead
 --   tide.outbox_<id>_rest             from there to MAXVALUE
 --

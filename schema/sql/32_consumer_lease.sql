@@ -62,10 +62,14 @@ BEGIN
                 USING ERRCODE = 'object_not_in_prerequisite_state',
                       HINT = 'Commit a start with tide.commit_offset.';
         END IF;
+        WHILE tide._adopt_messages(p_group.outbox_id) > 0 LOOP
+        END LOOP;
         INSERT INTO tide.group_cursor AS c (group_id, old_snapshot, new_snapshot, system_identifier, timeline)
         VALUES (p_group.group_id, '3:3:', '3:3:', v_cluster.system_identifier, v_cluster.timeline)
         RETURNING c.* INTO v_cursor;
     ELSIF v_cursor.system_identifier <> v_cluster.system_identifier OR v_cursor.timeline <> v_cluster.timeline THEN
+        WHILE tide._adopt_messages(p_group.outbox_id) > 0 LOOP
+        END LOOP;
         DELETE FROM tide.consumer_lease l WHERE l.group_id = p_group.group_id;
         UPDATE tide.group_cursor c
            SET old_snapshot = '3:3:', new_snapshot = tide._snapshot(), last_id = c.low_water_id,

@@ -81,11 +81,12 @@ BEGIN
         PERFORM tide._if_role('tide_admin', format('GRANT EXECUTE ON FUNCTION %s TO tide_admin', v_function.signature));
         IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', '_inbox_feed_check',
                                   '_inbox_feed_open', '_inbox_feed_landed', '_inbox_feed_write', 'maintain_outbox',
-                                  'maintain_outboxes', '_redelivery_page', '_redelivered', '_replay_rows') THEN
+                                  'maintain_outboxes', 'maintain_inbox', '_purge_inbox', '_purge_dead_letters', '_purge_members',
+                                  '_redelivery_page', '_redelivered', '_replay_rows', '_adopt_messages') THEN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));
         END IF;
         IF v_function.proname IN ('outbox_list', 'outbox_status', 'inbox_list', 'inbox_status', 'relay_list_configs',
-                                  'relay_get_config', '_pending', '_group_lag', '_group_backlog', '_inbox_counts', '_held_locks') THEN
+                                  'relay_get_config', '_pending', '_group_lag', '_group_backlog', '_inbox_counts', '_retention', '_held_locks') THEN
             PERFORM tide._if_role('tide_relay', format('GRANT EXECUTE ON FUNCTION %s TO tide_relay', v_function.signature));
             PERFORM tide._if_role('tide_reader', format('GRANT EXECUTE ON FUNCTION %s TO tide_reader', v_function.signature));
         END IF;

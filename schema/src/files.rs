@@ -39,6 +39,8 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "65_dead_letter.sql",
     "70_views.sql",
     "80_retention.sql",
+    "82_purge.sql",
+    "84_retention_status.sql",
     "90_roles.sql",
     "95_grants.sql",
     "99_version.sql",

@@ -40,6 +40,12 @@ ALTER TABLE tide.pipeline_status
 ALTER TABLE tide.dead_letter ADD COLUMN message_key text;
 CREATE INDEX dead_letter_open ON tide.dead_letter (pipeline) WHERE resolved_at IS NULL;
 
+CREATE TABLE tide.dead_letter_retention (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    resolved   interval,
+    unresolved interval
+);
+
 CREATE TABLE tide.redelivery (
     redelivery_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline_id   integer NOT NULL REFERENCES tide.pipeline ON DELETE CASCADE,

@@ -93,7 +93,7 @@ pub(super) struct RetryArguments {
 }
 
 /// Mark dead letters as dealt with, without sending them. They stay visible with dlq list --resolved until
-/// they are purged.
+/// they are purged, by relays after a week.
 ///
 /// JSON: {"discarded"}: how many were unresolved until now.
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ mod pool;
 mod pooler;
 pub(crate) mod redelivery;
 pub(crate) mod report;
+pub(crate) mod retention;
 mod session;
 mod target;
 mod tls;

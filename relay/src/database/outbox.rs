@@ -44,6 +44,27 @@ pub(crate) async fn tick(session: &mut Session) -> Result<Look, Failure> {
     })
 }
 
+/// Makes the messages of a group's outbox that a dump brought from another
+/// cluster those of this one. Returns how many there were.
+pub(crate) async fn adopt(session: &mut Session, group_id: i32) -> Result<i64, Failure> {
+    let failed = |e| Failure::postgres("adopting restored messages", &e);
+    let sql = "SELECT tide._adopt_messages(g.outbox_id) FROM tide.consumer_group g WHERE g.group_id = $1";
+    let statement = session.prepare(sql).await.map_err(failed)?;
+    let mut adopted = 0;
+    loop {
+        let row = session
+            .client
+            .query_opt(&statement, &[&group_id])
+            .await
+            .map_err(failed)?;
+        let page: i64 = row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed)?;
+        if page == 0 {
+            return Ok(adopted);
+        }
+        adopted += page;
+    }
+}
+
 /// A column's bytes as they came.
 struct Raw<'a>(&'a [u8]);
 

@@ -83,60 +83,6 @@ pub(crate) async fn write(session: &mut Session, reports: &[Report]) -> Result<(
     Ok(())
 }
 
-/// Something that was done to an outbox's partitions, or why it was not.
-#[derive(Debug)]
-pub(crate) struct Maintained {
-    pub(crate) outbox: String,
-    pub(crate) action: String,
-    pub(crate) leaf: String,
-    pub(crate) detail: String,
-}
-
-impl Maintained {
-    pub(crate) fn changed(&self) -> bool {
-        matches!(self.action.as_str(), "made" | "closed" | "dropped")
-    }
-}
-
-/// Keeps the partitions of at most one outbox that needs it. None when another
-/// relay is at it.
-pub(crate) async fn maintain(
-    session: &mut Session,
-    lock_class: i32,
-) -> Result<Option<Vec<Maintained>>, Failure> {
-    let failed = |e| Failure::postgres("keeping the partitions", &e);
-    let transaction = session.client.transaction().await.map_err(failed)?;
-    let mine: bool = transaction
-        .query_one("SELECT pg_try_advisory_xact_lock($1, 0)", &[&lock_class])
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(failed)?;
-    if !mine {
-        return Ok(None);
-    }
-    let rows = transaction
-        .query(
-            "SELECT outbox_name, action, coalesce(leaf, ''), coalesce(detail, '') FROM tide.maintain_outboxes(1)",
-            &[],
-        )
-        .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)?;
-    let read = |row: &tokio_postgres::Row| {
-        Ok(Maintained {
-            outbox: row.try_get(0)?,
-            action: row.try_get(1)?,
-            leaf: row.try_get(2)?,
-            detail: row.try_get(3)?,
-        })
-    };
-    rows.iter()
-        .map(read)
-        .collect::<Result<_, tokio_postgres::Error>>()
-        .map(Some)
-        .map_err(failed)
-}
-
 /// Per forward pipeline: messages that are not delivered, and for how many
 /// seconds the oldest has been waiting.
 pub(crate) async fn lags(pool: &Pool, pipelines: &[i32]) -> Result<Vec<(i32, i64, f64)>, Failure> {

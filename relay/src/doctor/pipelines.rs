@@ -43,14 +43,14 @@ pub(super) enum Broker {
 /// Why a broker could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
+    side: Side,
     about: About,
     reason: String,
-    kind: Kind,
 }
 
-/// What a pipeline leads to or comes from.
+/// Whom a pipeline connects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Side {
     Kafka,
     Nats,
     Inbox,
@@ -85,7 +85,7 @@ impl Refusal {
         Self {
             about,
             reason,
-            kind: Kind::Kafka,
+            side: Side::Kafka,
         }
     }
 
@@ -105,61 +105,54 @@ impl Refusal {
         Self {
             about,
             reason,
-            kind: Kind::Nats,
+            side: Side::Nats,
         }
     }
 
-    pub(super) fn inbox(reason: String) -> Self {
+    /// Of anybody, about nothing that would be known.
+    pub(super) fn of(side: Side, reason: String) -> Self {
         Self {
+            side,
             about: About::Connection,
             reason,
-            kind: Kind::Inbox,
-        }
-    }
-
-    pub(super) fn webhook(reason: String) -> Self {
-        Self {
-            about: About::Connection,
-            reason,
-            kind: Kind::Webhook,
         }
     }
 
     fn finding(&self, subject: &str) -> Finding {
-        let (code, hint) = match (self.kind, self.about) {
-            (Kind::Kafka, About::Login) => (
+        let (code, hint) = match (self.side, self.about) {
+            (Side::Kafka, About::Login) => (
                 "kafka-authentication",
                 "check the sasl options of the pipeline, and the secrets that they name",
             ),
-            (Kind::Kafka, About::Tls) => (
+            (Side::Kafka, About::Tls) => (
                 "kafka-tls",
                 "check security_protocol and the tls options, and the host names in the brokers' certificates",
             ),
-            (Kind::Kafka, _) => (
+            (Side::Kafka, _) => (
                 "kafka-unreachable",
                 "check brokers, that they run, and the addresses that they advertise (advertised.listeners)",
             ),
-            (Kind::Inbox, _) => (
+            (Side::Inbox, _) => (
                 "inbox-refused",
                 "the inbox must be there, and the role be let in by tide.inbox_grant_feed; docs/guide/sink-inbox.md",
             ),
-            (Kind::Webhook, _) => (
+            (Side::Webhook, _) => (
                 "webhook-unreachable",
                 "check url, allow_private, the tls options and the secrets; docs/guide/sink-webhook.md goes by the error",
             ),
-            (Kind::Nats, About::Permission) => (
+            (Side::Nats, About::Permission) => (
                 "nats-forbidden",
                 "extend the user's permissions on the server; docs/guide/security-nats.md tells which ones a pipeline needs",
             ),
-            (Kind::Nats, About::Login) => (
+            (Side::Nats, About::Login) => (
                 "nats-authentication",
                 "check the login options of the pipeline, and the server's accounts and users",
             ),
-            (Kind::Nats, About::Tls) => (
+            (Side::Nats, About::Tls) => (
                 "nats-tls",
                 "check the tls options of the pipeline, and the host names in the server's certificate",
             ),
-            (Kind::Nats, About::Connection) => (
+            (Side::Nats, About::Connection) => (
                 "nats-unreachable",
                 "check url, and that the server runs and listens there",
             ),
@@ -359,16 +352,11 @@ mod tests {
             let refusal = Refusal::kafka("kafka b:1: so it is".into(), cause);
             assert_eq!(with(|p| p.broker = Broker::Refused(refusal)).code, code);
         }
-        for (refusal, code) in [
-            (
-                Refusal::inbox("inbox \"i\" does not exist".into()),
-                "inbox-refused",
-            ),
-            (
-                Refusal::webhook("the host has no address".into()),
-                "webhook-unreachable",
-            ),
+        for (side, code) in [
+            (Side::Inbox, "inbox-refused"),
+            (Side::Webhook, "webhook-unreachable"),
         ] {
+            let refusal = Refusal::of(side, "so it is".into());
             assert_eq!(with(|p| p.broker = Broker::Refused(refusal)).code, code);
         }
     }

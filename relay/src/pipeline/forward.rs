@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::{Checkpoints, flatten, reply};
 use super::refusal::{Keys, Refusals};
+use super::sleep::{self, Place};
 use super::{Backoff, Shared};
 use crate::config::{ForwardSpec, Ordering, PipelineSpec};
 use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
@@ -49,6 +50,14 @@ pub(super) struct Run<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
+/// How an attempt ended in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Stopped,
+    /// The sink is closed until there is something to send.
+    Idle,
+}
+
 /// What an attempt works with.
 pub(super) struct Attempt {
     pub(super) sink: Sink,
@@ -61,11 +70,18 @@ pub(super) struct Attempt {
     pub(super) suspect: Option<i64>,
     pub(super) keys: Keys,
     checkpoints: Checkpoints,
+    /// When it may give its connection back.
+    sleeps_at: Instant,
 }
 
 impl Run<'_> {
-    /// Delivers until told to stop (`Ok`) or something fails.
-    pub(super) async fn attempt(&self, suspect: Option<i64>, backoff: &mut Backoff) -> Result<(), Failure> {
+    /// Delivers until told to stop, until there is nothing to do for long, or
+    /// until something fails.
+    pub(super) async fn attempt(
+        &self,
+        suspect: Option<i64>,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Failure> {
         let (stored, reanchored) = self.stored_cursor().await?;
         let identity = self.spec.identity();
         let opening = Opening {
@@ -79,10 +95,13 @@ impl Run<'_> {
             cluster: self.shared.cluster,
             home: &self.shared.writers,
         };
+        let mut place = self.shared.connected.enter();
+        let turn = self.shared.connected.turn().await;
         let sink = tokio::select! {
             sink = Sink::open(&self.forward.sink, &opening) => sink?,
-            () = self.stop.cancelled() => return Ok(()),
+            () = self.stop.cancelled() => return Ok(Ended::Stopped),
         };
+        drop(turn);
         let scan = reanchored || !stored.clean;
         let mut progress = stored.progress;
         if !scan {
@@ -99,18 +118,19 @@ impl Run<'_> {
             suspect,
             keys: Keys::default(),
             checkpoints: Checkpoints::new(Instant::now()),
+            sleeps_at: Instant::now(),
         };
         let result = async {
             tokio::select! {
                 prepared = self.prepare(&mut attempt, scan) => prepared?,
-                () = self.stop.cancelled() => return Ok(()),
+                () = self.stop.cancelled() => return Ok(Ended::Stopped),
             }
             self.redeliver(&mut attempt).await?;
             if self.stop.is_cancelled() {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             attempt.keys = self.waiting_keys().await?;
-            self.deliver(&mut attempt, backoff).await
+            self.deliver(&mut attempt, &mut place, backoff).await
         }
         .await;
         // What was settled stays so, also when nothing is sent any more.
@@ -131,7 +151,7 @@ impl Run<'_> {
     /// The cursor to go on from, and whether it had to be re-anchored: its
     /// snapshots mean nothing in another cluster, and in another timeline
     /// transactions may have reused ids that they call finished.
-    async fn stored_cursor(&self) -> Result<(StoredCursor, bool), Failure> {
+    pub(super) async fn stored_cursor(&self) -> Result<(StoredCursor, bool), Failure> {
         let mut lease = self
             .shared
             .writers
@@ -141,6 +161,16 @@ impl Run<'_> {
         let mut stored = store::read(&mut lease.session, self.forward.group_id).await?;
         let current = self.shared.cluster;
         let reanchor = stored.cluster.is_some_and(|before| before != current);
+        if reanchor || stored.progress.round.new == Snapshot::of_nothing() {
+            let messages = crate::database::outbox::adopt(&mut lease.session, self.forward.group_id).await?;
+            if messages > 0 {
+                tracing::warn!(
+                    pipeline = self.spec.name,
+                    messages,
+                    "the outbox was restored from another cluster: its messages count as this one's now"
+                );
+            }
+        }
         if reanchor {
             let snapshot = crate::database::outbox::tick(&mut lease.session).await?.snapshot;
             tracing::warn!(
@@ -208,7 +238,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn deliver(&self, a: &mut Attempt, backoff: &mut Backoff) -> Result<(), Failure> {
+    async fn deliver(
+        &self,
+        a: &mut Attempt,
+        place: &mut Place,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Failure> {
         let (sender, mut pages) = mpsc::channel(1);
         let reader = Reader::new(
             Arc::clone(&self.shared.readers),
@@ -267,9 +302,15 @@ impl Run<'_> {
             {
                 // What landed and was not come by yet must be found again.
                 let clean = a.window.is_empty() && a.landed.is_empty();
-                return self.checkpoint_now(a, clean).await;
+                self.checkpoint_now(a, clean).await?;
+                return Ok(Ended::Stopped);
             }
             let idle = a.window.is_empty() && current.is_none();
+            let rests = idle && a.landed.is_empty() && !a.checkpoints.delivered && drain_until.is_none();
+            if rests && a.sleeps_at <= now && place.leave_if_many() {
+                self.checkpoint_now(a, true).await?;
+                return Ok(Ended::Idle);
+            }
             let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
                 .into_iter()
                 .flatten()
@@ -484,6 +525,7 @@ impl Run<'_> {
             backoff.reset();
             a.checkpoints.delivered = true;
             a.checkpoints.active_at = Instant::now();
+            a.sleeps_at = Instant::now() + sleep::AFTER;
         }
         if a.suspect
             .is_some_and(|id| a.window.progress().committed_offset >= id)

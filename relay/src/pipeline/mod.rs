@@ -7,13 +7,16 @@ mod redelivery;
 mod refusal;
 mod reverse;
 mod secrets;
+mod sleep;
 
 use std::sync::Arc;
 
+use forward::Ended;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use backoff::Backoff;
+pub(crate) use sleep::Connected;
 
 use crate::config::{PipelineSpec, Work};
 use crate::database::Pool;
@@ -32,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) checkpointer: Checkpointer,
     pub(crate) ticks: watch::Receiver<Option<Tick>>,
     pub(crate) lease: Lease,
+    pub(crate) connected: Connected,
     pub(crate) cluster: Cluster,
     /// Tells the database apart from all others.
     pub(crate) origin: Arc<str>,
@@ -58,8 +62,11 @@ pub(crate) async fn run(
     let mut backoff = Backoff::new(spec.retry);
     let mut suspect = None;
     let refusals = refusal::Refusals::default();
+    let mut woken = false;
     loop {
-        status.set(State::Starting);
+        if !std::mem::take(&mut woken) {
+            status.set(State::Starting);
+        }
         // An attempt ends in good order when its secrets change, and the next
         // one reads them anew.
         let attempt_stop = stop.child_token();
@@ -75,7 +82,11 @@ pub(crate) async fn run(
                     status: &status,
                     stop: &attempt_stop,
                 };
-                run.attempt(suspect.take(), &mut backoff).await
+                match run.attempt(suspect.take(), &mut backoff).await {
+                    Ok(Ended::Stopped) => Ok(()),
+                    Ok(Ended::Idle) => run.sleep().await.inspect(|()| woken = true),
+                    Err(failure) => Err(failure),
+                }
             }
             Work::Reverse(reverse) => {
                 let run = reverse::Run {
@@ -90,6 +101,7 @@ pub(crate) async fn run(
             }
         };
         let failure: Failure = match result {
+            Ok(()) if woken && !attempt_stop.is_cancelled() => continue,
             Ok(()) if !stop.is_cancelled() => {
                 tracing::info!(pipeline = spec.name, "its secrets changed: connecting anew");
                 continue;

@@ -15,7 +15,7 @@ use crate::database::ownership::{self as store, Member, View};
 use crate::database::{Database, Pool, Profile, Session, cursor};
 use crate::failure::Failure;
 use crate::ownership::{Lease, assign};
-use crate::pipeline::Shared;
+use crate::pipeline::{Connected, Shared};
 use crate::status::{Health, Metrics};
 
 /// Between two looks at locks and configuration. A killed relay's locks are
@@ -107,6 +107,7 @@ pub(super) async fn run(
         checkpointer,
         ticks,
         lease: Lease::new(),
+        connected: Connected::new(),
         cluster,
         origin,
     };

@@ -268,6 +268,40 @@ async fn in_another_cluster_a_group_goes_on_at_its_low_water_mark() {
 }
 
 #[tokio::test]
+async fn messages_restored_from_a_cluster_that_was_further_ahead_are_handed_out() {
+    let (_database, session) = outbox(3).await;
+    let (_, lease) = poll(&session, "2").await;
+    session
+        .run(&format!(
+            "SELECT tide.commit_offset('g', 'orders', p_lease := '{lease}')"
+        ))
+        .await;
+    session
+        .run(
+            "SELECT tide.create_consumer_group('none', 'orders');
+             UPDATE tide.orders_outbox SET xid = (xid::text::bigint + 1000000)::text::xid8;
+             UPDATE tide.group_cursor SET system_identifier = system_identifier - 1;
+             SELECT tide.outbox_publish('orders', '4')",
+        )
+        .await;
+    // From the low-water mark on, which was not moved yet.
+    let (got, _) = poll(&session, "10").await;
+    assert_eq!(got, ["1", "2", "3", "4"]);
+    assert_eq!(
+        session
+            .row("SELECT count(*) FROM tide.poll_outbox('none', 'orders')")
+            .await,
+        "4"
+    );
+    // What a transaction has published itself is its own.
+    session
+        .run("BEGIN; SELECT tide.outbox_publish('orders', '5')")
+        .await;
+    assert_eq!(session.number("SELECT tide._adopt_messages(1)").await, 0);
+    session.run("COMMIT").await;
+}
+
+#[tokio::test]
 async fn a_role_consumes_the_outbox_that_it_was_granted_as_a_group_of_its_own() {
     let (database, session) = outbox(3).await;
     let role = database.role("").await;

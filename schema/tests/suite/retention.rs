@@ -161,10 +161,55 @@ async fn without_any_group_retention_alone_decides() {
     assert!(drop_passed(&session, "12 hours").await.is_empty());
     assert_eq!(drop_passed(&session, "31 hours").await[0], "dropped");
     assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
+    assert_whole(&session).await;
     // A clock set back finds a place too.
     session
-        .run("INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now() + interval '36 hours', '1')")
+        .run("INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now(), '1'), (now() - interval '20 years', '2')")
         .await;
+    session
+        .run("SELECT tide.create_consumer_group('g', 'orders')")
+        .await;
+    make_ahead(&session, "3 days").await;
+    assert_eq!(
+        drop_passed(&session, "3 days").await,
+        ["kept"],
+        "and nothing behind what is kept goes either, so that there is no gap"
+    );
+    assert_whole(&session).await;
+    session.run("SELECT tide.commit_offset('g', 'orders', 3)").await;
+    let dropped = drop_passed(&session, "3 days").await;
+    assert!(
+        dropped.len() > 4 && dropped.iter().all(|d| d == "dropped"),
+        "{dropped:?}"
+    );
+    assert_whole(&session).await;
+    assert!(drop_passed(&session, "3 days").await.is_empty());
+    assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
+}
+
+#[tokio::test]
+async fn what_is_to_be_replayed_stays_until_it_was() {
+    let (_database, session) = Database::installed().await;
+    session
+        .run(
+            "SELECT tide.outbox_create('orders'); SELECT tide.outbox_publish('orders', '1'); SELECT tide.outbox_publish('orders', '2');
+             SELECT tide.relay_set_outbox('p', 'orders', 'kafka', '{\"brokers\": \"b:1\", \"topic\": \"t\"}')",
+        )
+        .await;
+    session
+        .run("SELECT tide.commit_offset(g.name, 'orders', 2) FROM tide.consumer_group g")
+        .await;
+    make_ahead(&session, "2 days").await;
+    assert_eq!(session.row("SELECT tide.relay_replay('p', 2, NULL)").await, "1");
+    assert_eq!(drop_passed(&session, "31 hours").await, ["kept"]);
+    assert_eq!(
+        session
+            .row("SELECT held_by IS NOT NULL, hint LIKE 'no relay runs pipeline \"p\"%' FROM tide.outbox o, tide._retention(o, now() + interval '31 hours')")
+            .await,
+        "t|t"
+    );
+    session.run("UPDATE tide.redelivery SET done_id = 2").await;
+    assert_eq!(drop_passed(&session, "31 hours").await, ["dropped"]);
 }
 
 #[tokio::test]
@@ -188,4 +233,57 @@ async fn one_broken_outbox_does_not_keep_others_from_being_maintained() {
         "{done:?}"
     );
     assert!(done.iter().any(|d| d == "orders|made"), "{done:?}");
+}
+
+/// Time goes by an hour a step, with maintenance as rarely as every sixth hour.
+#[tokio::test]
+async fn through_two_weeks_of_many_messages_partitions_are_there_and_no_more_than_needed() {
+    let (_database, session) = Database::installed().await;
+    session
+        .run("SELECT tide.outbox_create('orders'); SELECT tide.create_consumer_group('g', 'orders')")
+        .await;
+    let leaves = "SELECT count(*) FROM tide.outbox o, tide._leaves(o) l";
+    let (mut most, mut sent) = (0, 0);
+    for hour in 0..336 {
+        session
+            .run(&format!(
+                "INSERT INTO tide.outbox_message (outbox, payload, created_at)
+                 SELECT 'orders', '1', now() + interval '{hour} hours' FROM generate_series(1, 500)"
+            ))
+            .await;
+        sent += 500;
+        assert_eq!(
+            session.row("SELECT count(*) FROM tide.outbox_1_rest").await,
+            "0",
+            "hour {hour}: no partition was there in time"
+        );
+        if hour % 6 == 5 {
+            for step in ["_make_leaves_ahead", "_drop_passed_leaves"] {
+                let sql = format!(
+                    "SELECT m.action FROM tide.outbox o, tide.{step}(o, now() + interval '{hour} hours') m"
+                );
+                let mut done = session.rows(&sql).await;
+                // Autovacuum may be at it.
+                for _ in 0..100 {
+                    if done != ["skipped"] {
+                        break;
+                    }
+                    done = session.rows(&sql).await;
+                }
+                assert!(
+                    done.iter().all(|d| ["made", "dropped"].contains(&d.as_str())),
+                    "hour {hour}: {done:?}"
+                );
+            }
+            most = most.max(session.number(leaves).await);
+        }
+        // The group is never behind for longer than an hour.
+        session
+            .run(&format!("SELECT tide.commit_offset('g', 'orders', {sent})"))
+            .await;
+    }
+    // A day of narrow partitions behind, a day ahead, a wide one, the rest, and the odd one.
+    assert!(most <= 13, "{most} partitions");
+    let kept = session.number("SELECT count(*) FROM tide.orders_outbox").await;
+    assert!((24 * 500..=37 * 500).contains(&kept), "{kept} messages");
 }

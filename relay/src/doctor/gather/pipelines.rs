@@ -14,7 +14,7 @@ use crate::database::describe;
 use crate::database::outbox::quote;
 use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
-use crate::doctor::pipelines::{Broker, Pipeline, Refusal};
+use crate::doctor::pipelines::{Broker, Pipeline, Refusal, Side};
 use crate::sink::{inbox, webhook};
 use crate::source::nats::{durable_description, durable_name};
 
@@ -153,22 +153,22 @@ async fn broker(known: &Known) -> Broker {
             },
         }
     };
-    let late = || {
-        let reason = format!("no answer within {} s", BROKER_TIMEOUT.as_secs());
-        match &spec.work {
-            Work::Forward(forward) => match &forward.sink {
-                SinkSpec::Kafka(_) => Refusal::kafka(reason, None),
-                SinkSpec::Inbox(_) => Refusal::inbox(reason),
-                SinkSpec::Webhook(_) => Refusal::webhook(reason),
-                SinkSpec::Nats(_) | SinkSpec::Stdout => Refusal::nats(reason),
-            },
-            Work::Reverse(_) => Refusal::nats(reason),
-        }
+    let side = match &spec.work {
+        Work::Forward(forward) => match &forward.sink {
+            SinkSpec::Kafka(_) => Side::Kafka,
+            SinkSpec::Inbox(_) => Side::Inbox,
+            SinkSpec::Webhook(_) => Side::Webhook,
+            SinkSpec::Nats(_) | SinkSpec::Stdout => Side::Nats,
+        },
+        Work::Reverse(_) => Side::Nats,
     };
     match tokio::time::timeout(BROKER_TIMEOUT, looking).await {
         Ok(Ok(broker)) => broker,
         Ok(Err(refusal)) => Broker::Refused(refusal),
-        Err(_) => Broker::Refused(late()),
+        Err(_) => {
+            let reason = format!("no answer within {} s", BROKER_TIMEOUT.as_secs());
+            Broker::Refused(Refusal::of(side, reason))
+        }
     }
 }
 
@@ -179,7 +179,7 @@ async fn inbox_sink(sink: &InboxSinkSpec, known: &Known) -> Result<Broker, Refus
         None => known.no_inbox.clone(),
     };
     match reason {
-        Some(reason) => Err(Refusal::inbox(reason)),
+        Some(reason) => Err(Refusal::of(Side::Inbox, reason)),
         None => Ok(Broker::Unknown),
     }
 }
@@ -201,8 +201,10 @@ async fn no_inbox(client: &Client, sink: &InboxSinkSpec) -> Result<Option<String
 }
 
 async fn webhook_sink(sink: &WebhookSinkSpec) -> Result<Broker, Refusal> {
-    let looked = webhook::look(sink).await;
-    looked.map(|()| Broker::Unknown).map_err(Refusal::webhook)
+    match webhook::look(sink).await {
+        Ok(()) => Ok(Broker::Unknown),
+        Err(reason) => Err(Refusal::of(Side::Webhook, reason)),
+    }
 }
 
 async fn kafka_sink(sink: &KafkaSinkSpec, known: &Known) -> Result<Broker, Refusal> {

@@ -18,7 +18,7 @@ pub(in crate::doctor) async fn outboxes(client: &Client) -> Result<Vec<Outbox>, 
     let rows = client
         .query(
             "WITH l AS MATERIALIZED (
-                 SELECT o.outbox_id, c.oid,
+                 SELECT o.outbox_id, c.oid, c.relname AS leaf,
                         coalesce((regexp_match(b.bound, 'TO \\(''([^'']+)''\\)'))[1]::timestamptz, 'infinity') AS upper_bound,
                         (regexp_match(b.bound, 'FROM \\(''([^'']+)''\\)'))[1] AS lower_text
                    FROM tide.outbox o
@@ -34,7 +34,8 @@ pub(in crate::doctor) async fn outboxes(client: &Client) -> Result<Vec<Outbox>, 
                JOIN tide.outbox_status(NULL) s ON s.outbox_name = o.name
               CROSS JOIN LATERAL (
                     SELECT count(*) AS number, coalesce(sum(pg_total_relation_size(l.oid)), 0)::bigint AS bytes
-                      FROM l WHERE l.outbox_id = o.outbox_id AND l.upper_bound <= clock_timestamp() - o.retention) p
+                      FROM l WHERE l.outbox_id = o.outbox_id AND l.upper_bound <= clock_timestamp() - o.retention
+                       AND l.leaf NOT LIKE '%\\_past') p
               ORDER BY o.name",
             &[],
         )

@@ -8,7 +8,7 @@ use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use tokio::sync::Notify;
 
 use crate::broker::kafka::{self, Watch, is_connection};
@@ -171,7 +171,7 @@ pub(super) fn producer(
     max_in_flight: usize,
     transactional_id: Option<&str>,
     reports: Reports,
-) -> Result<ThreadedProducer<Reports>, Failure> {
+) -> Result<BaseProducer<Reports>, Failure> {
     let mut config = kafka::client_config(&spec.connection)?;
     let idempotent = spec.acks == "all";
     // A refused batch must not leave a gap before later ones; in a transaction

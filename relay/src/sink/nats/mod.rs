@@ -213,14 +213,22 @@ impl NatsSink {
             )));
         }
         let text = with_causes(error);
-        if text.contains("message size exceeds") {
-            let reason = "the message is larger than the stream allows (max_msg_size)";
+        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<jetstream::Error>());
+        let too_large = match cause.map(jetstream::Error::error_code) {
+            Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => {
+                Some("the message is larger than the stream allows (max_msg_size)")
+            }
+            Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
+                Some("its headers are larger than JetStream allows (64 KiB)")
+            }
+            _ => None,
+        };
+        if let Some(reason) = too_large {
             return Ok(Settled {
                 ticket,
                 outcome: Outcome::Refused(reason.into()),
             });
         }
-        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<jetstream::Error>());
         if let Some(cause) = cause
             && cause.error_code() == ErrorCode::STREAM_STORE_FAILED
             && text.contains("exceeded")
