@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pg_tide_e2e::webhooks::{await_count, in_batches, last_error, scene, to_webhook, values};
+use pg_tide_e2e::webhooks::{await_count, in_batches, last_error, scene, to_url, to_webhook, values};
 use pg_tide_e2e::{Answer, Received, Relay, SecretFiles, assert_each_once, assert_in_order, await_condition};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -249,21 +249,24 @@ async fn a_batch_is_an_array_and_the_message_at_fault_is_found_in_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_cloud_events_where_that_is_asked_for() {
     let (db, receiver) = scene("webhook_cloudevents").await;
-    let _relay = Relay::start(&db).await;
-    let publish =
-        "SELECT tide.outbox_publish('events', '{\"n\": 1}', '{\"event_type\": \"order ü\", \"a\": \"b\"}')";
-    let mut got = Vec::new();
-    for more in [
-        r#"{"encoding": "cloudevents"}"#,
-        r#"{"encoding": "cloudevents-binary"}"#,
-        r#"{"encoding": "cloudevents", "mode": "batch"}"#,
+    for (pipeline, more) in [
+        ("structured", r#"{"encoding": "cloudevents"}"#),
+        ("binary", r#"{"encoding": "cloudevents-binary"}"#),
+        ("batch", r#"{"encoding": "cloudevents", "mode": "batch"}"#),
     ] {
-        to_webhook(&db, &receiver, "/", more).await;
-        db.run(publish).await;
-        db.await_delivered(SOON).await;
-        got.push(receiver.received().last().unwrap().clone());
+        let url = format!("http://{}/{pipeline}", receiver.address());
+        let more = format!(r#"{{"allow_private": true}}' || '{more}"#);
+        to_url(&db, pipeline, &url, &more).await;
     }
-    let [structured, binary, batch] = &got[..] else {
+    let _relay = Relay::start(&db).await;
+    db.run(
+        "SELECT tide.outbox_publish('events', '{\"n\": 1}', '{\"event_type\": \"order ü\", \"a\": \"b\"}')",
+    )
+    .await;
+    await_count(&receiver, 3).await;
+    let mut got = receiver.received();
+    got.sort_by(|a, b| a.target.cmp(&b.target));
+    let [batch, binary, structured] = &got[..] else {
         panic!("{got:?}");
     };
     let envelope: serde_json::Value = serde_json::from_str(&structured.body).unwrap();

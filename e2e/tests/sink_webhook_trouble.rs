@@ -81,10 +81,12 @@ async fn a_refused_message_is_waited_for_where_dead_letters_are_off() {
     assert_eq!(db.text("SELECT count(*) FROM tide.dead_letter").await, "0");
 
     // Tried once more before it is set aside.
+    drop(relay);
     receiver.answer(refuses_two);
     to_webhook(&db, &receiver, "/", r#"{"dead_letter": {"max_retries": 1}}"#).await;
     let before = receiver.count();
     db.run("SELECT tide.outbox_publish('events', '{\"n\": 2}')").await;
+    let _relay = Relay::start(&db).await;
     db.await_delivered(SOON).await;
     assert_eq!(values(&receiver.received()[before..]), [2, 2]);
     assert_eq!(db.text("SELECT count(*) FROM tide.dead_letter").await, "1");

@@ -17,6 +17,7 @@ mod outbox;
 mod pipeline;
 mod publish;
 mod purge;
+mod reference;
 mod retention;
 mod sink_options;
 mod support;
