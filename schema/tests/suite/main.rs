@@ -6,6 +6,7 @@ mod catalogue;
 mod consumer_group;
 mod dead_letter;
 mod edges;
+mod guides;
 mod inbox;
 mod inbox_claim;
 mod inbox_feed;

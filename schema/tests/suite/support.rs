@@ -165,6 +165,11 @@ impl Database {
         role
     }
 
+    /// A role that a test makes by itself, to be dropped with the database.
+    pub(crate) fn knows_role(&self, role: &str) {
+        self.roles.lock().unwrap().push(role.to_owned());
+    }
+
     /// A session of a role made by [`Self::role`].
     pub(crate) async fn session_of(&self, role: &str) -> Session {
         open(self.config.clone().user(role).password("x")).await
