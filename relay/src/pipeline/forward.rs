@@ -81,6 +81,7 @@ impl Run<'_> {
         &self,
         suspect: Option<i64>,
         backoff: &mut Backoff,
+        woken: bool,
     ) -> Result<Ended, Failure> {
         let (stored, reanchored) = self.stored_cursor().await?;
         let identity = self.spec.identity();
@@ -118,7 +119,7 @@ impl Run<'_> {
             suspect,
             keys: Keys::default(),
             checkpoints: Checkpoints::new(Instant::now()),
-            sleeps_at: Instant::now(),
+            sleeps_at: Instant::now() + if woken { sleep::AFTER } else { sleep::AT_FIRST },
         };
         let result = async {
             tokio::select! {
@@ -311,7 +312,9 @@ impl Run<'_> {
                 self.checkpoint_now(a, true).await?;
                 return Ok(Ended::Idle);
             }
-            let wake = [due.filter(|_| a.checkpoints.pending.is_none()), drain_until]
+            let sleeps_at = (rests && a.sleeps_at > now).then_some(a.sleeps_at);
+            let due = due.filter(|_| a.checkpoints.pending.is_none());
+            let wake = [due, drain_until, sleeps_at]
                 .into_iter()
                 .flatten()
                 .fold(now + if idle { IDLE_TURN } else { TURN }, Instant::min);

@@ -65,7 +65,8 @@ pub(crate) async fn run(
     let refusals = refusal::Refusals::default();
     let mut woken = false;
     loop {
-        if !std::mem::take(&mut woken) {
+        let was_asleep = std::mem::take(&mut woken);
+        if !was_asleep {
             status.set(State::Starting);
         }
         // An attempt ends in good order when its secrets change, and the next
@@ -83,7 +84,7 @@ pub(crate) async fn run(
                     status: &status,
                     stop: &attempt_stop,
                 };
-                match run.attempt(suspect.take(), &mut backoff).await {
+                match run.attempt(suspect.take(), &mut backoff, was_asleep).await {
                     Ok(Ended::Stopped) => Ok(()),
                     Ok(Ended::Idle) => run.sleep().await.inspect(|()| woken = true),
                     Err(failure) => Err(failure),

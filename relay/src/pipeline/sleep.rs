@@ -21,6 +21,8 @@ const CONNECTED: usize = 50;
 /// Beyond that, a pipeline that has sent messages keeps its connection for so
 /// long after the last one.
 pub(super) const AFTER: Duration = Duration::from_secs(10);
+/// One that had nothing to send when it connected waits for less.
+pub(super) const AT_FIRST: Duration = Duration::from_secs(1);
 /// So many connect at a time, unless that takes too long: brokers that do not
 /// answer must not keep other pipelines waiting.
 const CONNECTING: usize = 16;
