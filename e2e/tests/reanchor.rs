@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use pg_tide_e2e::nats::Nats;
-use pg_tide_e2e::{Bed, Database, Relay, assert_each_once, kafka, numbers, unique};
+use pg_tide_e2e::scene::ToBoth;
+use pg_tide_e2e::{Bed, Database, Relay, unique};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -16,22 +16,7 @@ const FUTURE: &str =
 
 /// Delivers 300, changes the cursor by hand, and delivers 200 more.
 async fn changed_by_hand(stem: &str, change: &str, wipe_sink_position: bool) {
-    let bed = Bed::from_env();
-    let db = Database::fresh(&bed.postgres, stem).await;
-    let (topic, stream) = (unique(stem), unique(stem));
-    db.create_outboxes(&["events"]).await;
-    let nats = Nats::connect(&bed.nats).await;
-    nats.create_stream(&stream, &stream, |config| {
-        config.duplicate_window = Duration::from_millis(100);
-    })
-    .await;
-    db.to_kafka("k", "events", &bed.kafka, &topic, "{}").await;
-    db.to_nats("n", "events", &bed.nats, &stream, "{}").await;
-    let mut relay = Relay::start(&db).await;
-    db.publish_numbers("events", 1, 300, 1).await;
-    db.await_delivered(SOON).await;
-    assert!(relay.terminate(SOON).await.success());
-
+    let (scene, db) = ToBoth::delivered(stem).await;
     db.run(&format!("UPDATE tide.group_cursor SET {change}")).await;
     if wipe_sink_position {
         db.run("UPDATE tide.group_cursor SET sink_position = low_water_position")
@@ -45,17 +30,7 @@ async fn changed_by_hand(stem: &str, change: &str, wipe_sink_position: bool) {
             .await;
         assert!(line.contains("WARN"), "{line}");
     }
-    kafka::await_records(&bed.kafka, &topic, 500, SOON).await;
-    db.await_delivered(SOON).await;
-    let of_kafka = numbers(
-        kafka::records(&bed.kafka, &topic)
-            .await
-            .iter()
-            .map(|r| r.value.as_str()),
-    );
-    assert_each_once(&of_kafka, 1..=500);
-    let of_nats = numbers(nats.messages(&stream).await.iter().map(|m| m.payload.as_str()));
-    assert_each_once(&of_nats, 1..=500);
+    scene.complete(&db, 500).await;
     let current = "SELECT count(*) FROM tide.group_cursor c JOIN tide._cluster() k
                        ON c.system_identifier = k.system_identifier AND c.timeline = k.timeline";
     db.await_text(SOON, current, "2").await;
@@ -66,13 +41,7 @@ async fn changed_by_hand(stem: &str, change: &str, wipe_sink_position: bool) {
     let relay = Relay::start(&db).await;
     db.await_delivered(SOON).await;
     assert!(!relay.log().contains("re-anchor"), "{}", relay.log());
-    let of_kafka = numbers(
-        kafka::records(&bed.kafka, &topic)
-            .await
-            .iter()
-            .map(|r| r.value.as_str()),
-    );
-    assert_each_once(&of_kafka, 1..=550);
+    scene.complete(&db, 550).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
