@@ -97,12 +97,14 @@ impl Run<'_> {
             home: &self.shared.writers,
         };
         let mut place = self.shared.connected.enter();
-        let turn = self.shared.connected.turn().await;
+        let connecting = async {
+            let _turn = self.shared.connected.turn().await;
+            Sink::open(&self.forward.sink, &opening).await
+        };
         let sink = tokio::select! {
-            sink = Sink::open(&self.forward.sink, &opening) => sink?,
+            sink = connecting => sink?,
             () = self.stop.cancelled() => return Ok(Ended::Stopped),
         };
-        drop(turn);
         let scan = reanchored || !stored.clean;
         let mut progress = stored.progress;
         if !scan {
