@@ -60,11 +60,11 @@ pub(super) struct Keepalive {
 
 /// Settings of TLS that stand above those of the connection string.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct TlsOverrides {
-    pub(crate) sslmode: Option<String>,
-    pub(crate) sslrootcert: Option<String>,
-    pub(crate) sslcert: Option<String>,
-    pub(crate) sslkey: Option<String>,
+pub struct TlsOverrides {
+    pub sslmode: Option<String>,
+    pub sslrootcert: Option<String>,
+    pub sslcert: Option<String>,
+    pub sslkey: Option<String>,
 }
 
 /// The pairs of a connection string, the last of each key.

@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, Statement};
 
-use super::dial::{self, Reader};
-use super::error::{Cause, DatabaseError, Refusal};
-use super::{Database, describe, pooler};
+use crate::dial::{self, Reader};
+use crate::error::{Cause, DatabaseError, Refusal};
+use crate::{Database, describe, pooler};
 
 /// For all servers of a connection string together.
 const OVERALL: Duration = Duration::from_secs(15);
 
 /// Settings of a session, by what it is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
+pub enum Profile {
     /// Holds the advisory locks: the server ends it soon after its host is gone.
     Lock,
     /// The tick.
@@ -67,8 +67,8 @@ impl Profile {
 
 /// A connection and the statements prepared on it.
 #[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) client: Client,
+pub struct Session {
+    pub client: Client,
     statements: HashMap<String, Statement>,
 }
 
@@ -76,7 +76,7 @@ impl Database {
     /// Opens a connection, by the URL and the certificates as they are now.
     /// Notifications go to `notices` when given; the channel closes when the
     /// connection ends.
-    pub(crate) async fn connect(
+    pub async fn connect(
         &self,
         profile: Profile,
         notices: Option<mpsc::Sender<String>>,
@@ -140,7 +140,7 @@ async fn read(mut reader: Reader, notices: Option<mpsc::Sender<String>>) {
 
 impl Session {
     /// Prepares a statement once per connection.
-    pub(crate) async fn prepare(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+    pub async fn prepare(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }
