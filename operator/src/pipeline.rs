@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt};
 
 use crate::context::Context;
-use crate::crd::{Pipeline, Rendered, RenderedDirection};
+use crate::crd::{self, Pipeline, Rendered, SecretKeyRef};
 use crate::database::{Database, Problem, View};
 use crate::reconcile::Outcome;
 use crate::resources::{Declared, Key};
@@ -37,6 +37,11 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     }
 }
 
+/// The keys of Secrets that a pipeline names; none while it cannot be read.
+pub fn secrets_of(pipeline: &Pipeline) -> impl Iterator<Item = SecretKeyRef> {
+    crd::render(pipeline).map(|r| r.secrets).unwrap_or_default().into_iter()
+}
+
 enum Settled {
     Changed,
     As(Arc<View>),
@@ -44,7 +49,7 @@ enum Settled {
 }
 
 async fn settle(context: &Arc<Context>, pipeline: &Pipeline) -> Settled {
-    let rendered = match crate::crd::render(pipeline) {
+    let rendered = match crd::render(pipeline) {
         Ok(rendered) => rendered,
         Err(errors) => return Settled::Not(Problem::new("InvalidSpec", errors.join("; ")), Next::Await),
     };
@@ -124,7 +129,7 @@ async fn dereference(
     }
     let mut config = rendered.config.clone();
     let direction = match &rendered.direction {
-        RenderedDirection::Forward {
+        crd::Direction::Forward {
             outbox_ref,
             consumer_group,
         } => {
@@ -160,7 +165,7 @@ async fn dereference(
             config["consumer_group"] = group.clone().into();
             Direction::Forward { outbox: name, group }
         }
-        RenderedDirection::Reverse {
+        crd::Direction::Reverse {
             inbox_ref,
             max_retries,
             idempotent,

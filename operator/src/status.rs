@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt};
+use kube::Api;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

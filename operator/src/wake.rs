@@ -1,7 +1,8 @@
 //! Whom a change concerns besides the changed resource.
 
 use crate::context::Context;
-use crate::crd::{Pipeline, SecretKeyRef, TideDatabase, secrets_of};
+use crate::crd::{Pipeline, SecretKeyRef, TideDatabase};
+use crate::pipeline::secrets_of;
 use crate::resources::{Declared, Key, Kind};
 
 /// A declared resource was made, changed or deleted.
@@ -37,7 +38,7 @@ pub fn secret(context: &Context, namespace: &str, name: &str) {
     for database in context.databases.of(namespace, |d| of_database(d).iter().any(|s| s.name == name)) {
         context.queue.add(&database.key());
     }
-    for pipeline in context.pipelines.of(namespace, |p| secrets_of(p).iter().any(|s| s.name == name)) {
+    for pipeline in context.pipelines.of(namespace, |p| secrets_of(p).any(|s| s.name == name)) {
         context.queue.add(&pipeline.key());
         context.queue.add(&Key::new(Kind::TideDatabase, namespace, pipeline.database()));
     }

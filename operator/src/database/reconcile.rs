@@ -11,6 +11,7 @@ use super::status::{self, Facts, GroupFacts};
 use super::{Database, Problem, View, collect};
 use crate::context::Context;
 use crate::crd::{Pipeline, SecretKeyRef, TideDatabase, file_name};
+use crate::pipeline::secrets_of;
 use crate::reconcile::Outcome;
 use crate::relay_deployment::{Change, ChildKind, Plan, children, name};
 use crate::resources::{Declared, Key};
@@ -161,7 +162,7 @@ async fn pipeline_files(context: &Context, database: &Key, group: &str, secret: 
         .pipelines
         .of(namespace, uses)
         .iter()
-        .flat_map(|p| crate::crd::secrets_of(p))
+        .flat_map(|p| secrets_of(p))
         .collect();
     wanted.sort();
     wanted.dedup();
