@@ -11,7 +11,9 @@
 mod cluster;
 mod namespace;
 mod pods;
+mod watch;
 
 pub use cluster::{Cluster, Refusal};
 pub use namespace::Namespace;
 pub use pods::restricted_pod;
+pub use watch::Condition;

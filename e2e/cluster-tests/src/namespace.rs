@@ -1,12 +1,13 @@
 //! A namespace of its own for each test: restricted, deleted at the end, and
 //! shown with events and logs when the test fails.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pg_tide_e2e::{answer, unique};
+use pg_tide_e2e::unique;
 use serde_json::{Value, json};
 
-use crate::{Cluster, Refusal};
+use crate::watch::condition_path;
+use crate::{Cluster, Condition, Refusal};
 
 /// A namespace that enforces the Pod Security level `restricted`.
 #[derive(Debug)]
@@ -33,10 +34,11 @@ impl Cluster {
         };
         // Without it, pods are refused.
         namespace
-            .await_text(
+            .await_field(
                 Duration::from_secs(10),
-                &["get", "serviceaccount", "default", "--output=name"],
                 "serviceaccount/default",
+                "{.metadata.name}",
+                "default",
             )
             .await;
         namespace
@@ -111,57 +113,9 @@ impl Namespace {
             .unwrap_or_default()
     }
 
-    /// Waits until a part of an object is this; says what it was instead.
-    pub async fn await_field(&self, within: Duration, object: &str, path: &str, wanted: &str) {
-        let output = format!("--output=jsonpath={path}");
-        self.await_text(within, &["get", object, &output], wanted).await;
-    }
-
-    /// Waits until a condition of an object is this status (`True`, `False`
-    /// or `Unknown`), and returns how long that took.
-    pub async fn await_condition(
-        &self,
-        within: Duration,
-        object: &str,
-        condition: &str,
-        status: &str,
-    ) -> Duration {
-        let began = Instant::now();
-        let path = format!("{{.status.conditions[?(@.type==\"{condition}\")].status}}");
-        self.await_field(within, object, &path, status).await;
-        began.elapsed()
-    }
-
-    /// Reason and message of an object's condition.
-    pub async fn condition(&self, object: &str, condition: &str) -> (String, String) {
-        let object = self.get(object).await.unwrap_or_default();
-        let all = object["status"]["conditions"].as_array();
-        let found = all.into_iter().flatten().find(|c| c["type"] == condition);
-        let text = |name: &str| {
-            found
-                .and_then(|c| c[name].as_str())
-                .unwrap_or_default()
-                .to_owned()
-        };
-        (text("reason"), text("message"))
-    }
-
-    /// Waits until kubectl prints exactly this.
-    pub async fn await_text(&self, within: Duration, arguments: &[&str], wanted: &str) {
-        let mut last = String::new();
-        let come = answer(within, async || {
-            last = match self.try_kubectl(arguments).await {
-                Ok(said) => said.trim().to_owned(),
-                Err(refusal) => refusal.said,
-            };
-            (last == wanted).then_some(())
-        })
-        .await;
-        assert!(
-            come.is_some(),
-            "not within {within:?}: kubectl {} says {wanted:?}\ngot: {last:?}",
-            arguments.join(" ")
-        );
+    /// An object's condition as it is now.
+    pub async fn condition(&self, object: &str, condition: &str) -> Condition {
+        Condition::parse(&self.field(object, &condition_path(condition)).await)
     }
 
     /// A Service of this name that leads to a server outside of the cluster,
