@@ -9,7 +9,8 @@ use tokio_postgres::error::SqlState;
 
 /// The text of a PostgreSQL error: message, detail and hint, or the causes of
 /// a failed connection.
-pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+#[must_use]
+pub fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = db.message().to_owned();
         let rights = (*db.code() == SqlState::INSUFFICIENT_PRIVILEGE && db.hint().is_none())
@@ -21,7 +22,7 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
         }
         return text;
     }
-    crate::failure::with_causes(error)
+    crate::words::with_causes(error)
 }
 
 /// A failed connection, with what to do about it.

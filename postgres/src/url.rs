@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::DatabaseError;
-use super::target::{Target, TlsOverrides};
+use crate::DatabaseError;
+use crate::target::{Target, TlsOverrides};
 
 /// A database to connect to. The connection string is parsed, and its file
 /// read, at every connection, so that new passwords are used without restart.
 #[derive(Debug, Clone)]
-pub(crate) struct Database(Arc<Inner>);
+pub struct Database(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -37,7 +37,7 @@ impl Database {
     ///
     /// # Errors
     /// When the URL cannot be read.
-    pub(crate) fn new(url: &str) -> Result<Self, DatabaseError> {
+    pub fn new(url: &str) -> Result<Self, DatabaseError> {
         Self::with_tls(url, TlsOverrides::default())
     }
 
@@ -45,7 +45,7 @@ impl Database {
     ///
     /// # Errors
     /// When the URL and these cannot be read or do not go together.
-    pub(crate) fn with_tls(url: &str, overrides: TlsOverrides) -> Result<Self, DatabaseError> {
+    pub fn with_tls(url: &str, overrides: TlsOverrides) -> Result<Self, DatabaseError> {
         let database = Self(Arc::new(Inner {
             source: Source::Text(url.to_owned()),
             overrides,
@@ -55,7 +55,7 @@ impl Database {
     }
 
     /// The database whose URL is in a file, which need not be there yet.
-    pub(crate) fn in_file(file: PathBuf, overrides: TlsOverrides) -> Self {
+    pub fn in_file(file: PathBuf, overrides: TlsOverrides) -> Self {
         Self(Arc::new(Inner {
             source: Source::File(file),
             overrides,
@@ -77,7 +77,7 @@ impl Database {
     }
 
     /// Hosts, ports and database, without secrets.
-    pub(crate) fn at(&self) -> String {
+    pub fn at(&self) -> String {
         match (self.target(), &self.0.source) {
             (Ok(target), _) => target.at(),
             (Err(_), Source::File(file)) => format!("the URL in {}", file.display()),

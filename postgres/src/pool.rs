@@ -5,11 +5,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Database, DatabaseError, Profile, Session};
+use crate::{Database, DatabaseError, Profile, Session};
 
 /// A bounded pool of connections of one profile, opened when needed.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub struct Pool {
     database: Database,
     profile: Profile,
     places: Arc<Semaphore>,
@@ -19,21 +19,24 @@ pub(crate) struct Pool {
 /// A connection on loan. Goes back to the pool only through [`Pooled::done`],
 /// so that one that failed halfway is never used again.
 #[derive(Debug)]
-pub(crate) struct Pooled<'a> {
+pub struct Pooled<'a> {
     pool: &'a Pool,
-    pub(crate) session: Session,
+    /// The connection.
+    pub session: Session,
     _place: OwnedSemaphorePermit,
 }
 
 impl Pooled<'_> {
     /// Gives the connection back: it is in a clean state.
-    pub(crate) fn done(self) {
+    pub fn done(self) {
         self.pool.idle.lock().push(self.session);
     }
 }
 
 impl Pool {
-    pub(crate) fn new(database: Database, profile: Profile, size: usize) -> Self {
+    /// A pool of at most `size` connections, none of them open yet.
+    #[must_use]
+    pub fn new(database: Database, profile: Profile, size: usize) -> Self {
         Self {
             database,
             profile,
@@ -43,11 +46,16 @@ impl Pool {
     }
 
     /// Where its connections lead.
-    pub(crate) fn database(&self) -> &Database {
+    #[must_use]
+    pub fn database(&self) -> &Database {
         &self.database
     }
 
-    pub(crate) async fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
+    /// A connection, once one is free or can be opened.
+    ///
+    /// # Errors
+    /// When none can be opened.
+    pub async fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
         let place = Arc::clone(&self.places)
             .acquire_owned()
             .await

@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, Statement};
 
-use super::dial::{self, Reader};
-use super::error::{Cause, DatabaseError, Refusal};
-use super::{Database, describe, pooler};
+use crate::dial::{self, Reader};
+use crate::error::{Cause, DatabaseError, Refusal};
+use crate::{Database, describe, pooler};
 
 /// For all servers of a connection string together.
 const OVERALL: Duration = Duration::from_secs(15);
 
 /// Settings of a session, by what it is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
+pub enum Profile {
     /// Holds the advisory locks: the server ends it soon after its host is gone.
     Lock,
     /// The tick.
@@ -27,6 +27,8 @@ pub(crate) enum Profile {
     Write,
     /// Commands of the command line.
     Command,
+    /// The operator: looks, and changes what is declared.
+    Operator,
 }
 
 /// Whatever the role or the database has as its defaults. The tick needs a
@@ -51,6 +53,11 @@ impl Profile {
             }
             Self::Write => "SET statement_timeout = '30s'; SET lock_timeout = '10s'; SET jit = off",
             Self::Command => "",
+            Self::Operator => {
+                "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+                 SET statement_timeout = '20s'; SET lock_timeout = '5s'; SET jit = off;
+                 SET idle_in_transaction_session_timeout = '30s'"
+            }
         }
     }
 
@@ -61,14 +68,16 @@ impl Profile {
             Self::Read => "pg-tide read",
             Self::Write => "pg-tide write",
             Self::Command => "pg-tide",
+            Self::Operator => "pg-tide-operator",
         }
     }
 }
 
 /// A connection and the statements prepared on it.
 #[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) client: Client,
+pub struct Session {
+    /// The client of the driver.
+    pub client: Client,
     statements: HashMap<String, Statement>,
 }
 
@@ -76,7 +85,10 @@ impl Database {
     /// Opens a connection, by the URL and the certificates as they are now.
     /// Notifications go to `notices` when given; the channel closes when the
     /// connection ends.
-    pub(crate) async fn connect(
+    ///
+    /// # Errors
+    /// Why no server let us in.
+    pub async fn connect(
         &self,
         profile: Profile,
         notices: Option<mpsc::Sender<String>>,
@@ -140,7 +152,10 @@ async fn read(mut reader: Reader, notices: Option<mpsc::Sender<String>>) {
 
 impl Session {
     /// Prepares a statement once per connection.
-    pub(crate) async fn prepare(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+    ///
+    /// # Errors
+    /// What PostgreSQL refused.
+    pub async fn prepare(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }

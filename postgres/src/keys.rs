@@ -1,7 +1,7 @@
 //! The keys of connection strings: libpq's, sorted by what is done with them.
 
 use super::conninfo::Pairs;
-use crate::human;
+use crate::words;
 
 /// Keys that libpq knows and that are carried out.
 const KEYS: [&str; 24] = [
@@ -91,7 +91,7 @@ pub(super) fn check(pairs: &Pairs) -> Result<(), String> {
                 n + 1
             ));
         }
-        return Err(match human::nearest(known, KEYS) {
+        return Err(match words::nearest(known, KEYS) {
             Some(nearest) => format!("unknown key {known}; did you mean {nearest}?"),
             None => format!("unknown key {known}; there are {}", KEYS.join(", ")),
         });

@@ -1,0 +1,3 @@
+//! `pg-tide-operator`.
+
+fn main() {}
