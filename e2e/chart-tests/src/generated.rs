@@ -60,11 +60,18 @@ fn crd_files() -> Vec<String> {
 }
 
 fn kustomization(resources: &[String]) -> String {
-    let mut text = "# Made by `make generate`.\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n".to_owned();
-    for name in resources {
-        text.push_str(&format!("  - {name}\n"));
-    }
-    text
+    let mut lines = vec![
+        "# Made by `make generate`.".to_owned(),
+        "apiVersion: kustomize.config.k8s.io/v1beta1".into(),
+        "kind: Kustomization".into(),
+        "resources:".into(),
+    ];
+    lines.extend(resources.iter().map(|name| format!("  - {name}")));
+    joined(&lines)
+}
+
+fn joined(lines: &[String]) -> String {
+    lines.join("\n") + "\n"
 }
 
 /// What the chart makes, without the labels that say helm did it.
@@ -76,30 +83,24 @@ fn plain_manifests(chart: &Chart) -> String {
             && !line.starts_with("app.kubernetes.io/managed-by:")
             && !line.starts_with("# Source:")
     });
-    let mut manifest = "# Made from the chart by `make generate`.\n".to_owned();
-    for line in lines {
-        manifest.push_str(line);
-        manifest.push('\n');
-    }
-    manifest
+    let mut manifest = vec!["# Made from the chart by `make generate`.".to_owned()];
+    manifest.extend(lines.map(str::to_owned));
+    joined(&manifest)
 }
 
 fn argocd() -> String {
     let script = read("config/argocd/health.lua");
-    let mut patch =
-        "# Made from health.lua by `make generate`. A patch for Argo CD's ConfigMap argocd-cm.\ndata:\n"
-            .to_owned();
+    let mut patch = vec![
+        "# Made from health.lua by `make generate`. A patch for Argo CD's ConfigMap argocd-cm.".to_owned(),
+        "data:".into(),
+    ];
     for kind in ["TideDatabase", "Outbox", "Inbox", "Pipeline"] {
-        patch.push_str(&format!(
-            "  resource.customizations.health.pgtide.dev_{kind}: |\n"
-        ));
-        for line in script.lines() {
-            if !line.is_empty() {
-                patch.push_str("    ");
-                patch.push_str(line);
-            }
-            patch.push('\n');
-        }
+        patch.push(format!("  resource.customizations.health.pgtide.dev_{kind}: |"));
+        patch.extend(
+            script
+                .lines()
+                .map(|line| format!("    {line}").trim_end().to_owned()),
+        );
     }
-    patch
+    joined(&patch)
 }
