@@ -4,7 +4,7 @@ export TIDE_CACHE ?= $(HOME)/.cache/pg-tide
 export CARGO_TARGET_DIR ?= $(TIDE_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test test-full demo bench generate
+.PHONY: help setup build image lint test test-full demo bench generate
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ setup: ## Install what building and testing need
 
 build: setup ## Build the programs (debug)
 	cargo build --locked -p pg-tide
+
+image: setup ## Make the container image of the programs (release), without a container tool
+	@e2e/image
 
 lint: setup ## Formatting, clippy with warnings denied, licences and sources of dependencies
 	@e2e/lint
