@@ -15,6 +15,7 @@ mod install;
 mod lease;
 mod lease_random;
 mod managed;
+mod operator_role;
 mod outbox;
 mod pipeline;
 mod publish;
