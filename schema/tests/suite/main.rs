@@ -22,6 +22,7 @@ mod publish;
 mod purge;
 mod reference;
 mod repair;
+mod repair_inbox;
 mod retention;
 mod sink_options;
 mod support;
