@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 
 /// The text of a PostgreSQL error: message, detail and hint, or the causes of
 /// a failed connection.
+#[must_use]
 pub fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = db.message().to_owned();

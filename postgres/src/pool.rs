@@ -21,6 +21,7 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct Pooled<'a> {
     pool: &'a Pool,
+    /// The connection.
     pub session: Session,
     _place: OwnedSemaphorePermit,
 }
@@ -33,6 +34,8 @@ impl Pooled<'_> {
 }
 
 impl Pool {
+    /// A pool of at most `size` connections, none of them open yet.
+    #[must_use]
     pub fn new(database: Database, profile: Profile, size: usize) -> Self {
         Self {
             database,
@@ -43,10 +46,15 @@ impl Pool {
     }
 
     /// Where its connections lead.
+    #[must_use]
     pub fn database(&self) -> &Database {
         &self.database
     }
 
+    /// A connection, once one is free or can be opened.
+    ///
+    /// # Errors
+    /// When none can be opened.
     pub async fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
         let place = Arc::clone(&self.places)
             .acquire_owned()

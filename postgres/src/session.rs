@@ -27,6 +27,8 @@ pub enum Profile {
     Write,
     /// Commands of the command line.
     Command,
+    /// The operator: looks, and changes what is declared.
+    Operator,
 }
 
 /// Whatever the role or the database has as its defaults. The tick needs a
@@ -51,6 +53,11 @@ impl Profile {
             }
             Self::Write => "SET statement_timeout = '30s'; SET lock_timeout = '10s'; SET jit = off",
             Self::Command => "",
+            Self::Operator => {
+                "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+                 SET statement_timeout = '20s'; SET lock_timeout = '5s'; SET jit = off;
+                 SET idle_in_transaction_session_timeout = '30s'"
+            }
         }
     }
 
@@ -61,6 +68,7 @@ impl Profile {
             Self::Read => "pg-tide read",
             Self::Write => "pg-tide write",
             Self::Command => "pg-tide",
+            Self::Operator => "pg-tide-operator",
         }
     }
 }
@@ -68,6 +76,7 @@ impl Profile {
 /// A connection and the statements prepared on it.
 #[derive(Debug)]
 pub struct Session {
+    /// The client of the driver.
     pub client: Client,
     statements: HashMap<String, Statement>,
 }
@@ -76,6 +85,9 @@ impl Database {
     /// Opens a connection, by the URL and the certificates as they are now.
     /// Notifications go to `notices` when given; the channel closes when the
     /// connection ends.
+    ///
+    /// # Errors
+    /// Why no server let us in.
     pub async fn connect(
         &self,
         profile: Profile,
@@ -140,6 +152,9 @@ async fn read(mut reader: Reader, notices: Option<mpsc::Sender<String>>) {
 
 impl Session {
     /// Prepares a statement once per connection.
+    ///
+    /// # Errors
+    /// What PostgreSQL refused.
     pub async fn prepare(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());

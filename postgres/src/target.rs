@@ -1,8 +1,10 @@
 //! What a connection string asks for, as values that cannot be wrong: where
 //! the server is, who connects, and how TLS is done.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Config;
@@ -10,7 +12,7 @@ use tokio_postgres::config::{ChannelBinding, SslMode};
 
 use super::conninfo::{self, Pairs};
 use super::keys;
-use super::tls::{Roots, TlsMode, TlsSettings, TlsVersion};
+use super::tls::{Pem, Roots, TlsMode, TlsSettings, TlsVersion};
 
 /// For one server: from the look-up of its name until it lets us in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,10 +63,60 @@ pub(super) struct Keepalive {
 /// Settings of TLS that stand above those of the connection string.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsOverrides {
+    /// `disable` to `verify-full`.
     pub sslmode: Option<String>,
+    /// File of the trusted authorities, or `system`.
     pub sslrootcert: Option<String>,
+    /// File of the client certificate.
     pub sslcert: Option<String>,
+    /// File of its key.
     pub sslkey: Option<String>,
+    /// Certificates and keys as texts; they stand above the files.
+    pub texts: PemTexts,
+}
+
+/// Certificates and keys that are in no file.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct PemTexts {
+    /// The trusted authorities.
+    pub authorities: Option<Arc<[u8]>>,
+    /// The client certificate and its key.
+    pub identity: Option<(Arc<[u8]>, Arc<[u8]>)>,
+}
+
+impl fmt::Debug for PemTexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PemTexts")
+            .field("authorities", &self.authorities.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+impl PemTexts {
+    /// Their places in the connection string, so that what is said there goes
+    /// together with them or is refused.
+    fn places(&self) -> Vec<(String, String)> {
+        let authorities = self.authorities.iter().map(|_| "sslrootcert");
+        let identity = self.identity.iter().flat_map(|_| ["sslcert", "sslkey"]);
+        authorities
+            .chain(identity)
+            .map(|key| (key.to_owned(), "given".to_owned()))
+            .collect()
+    }
+
+    fn put_into(&self, tls: &mut TlsSettings) {
+        let text = |of, text: &Arc<[u8]>| Pem::Text {
+            of,
+            text: Arc::clone(text),
+        };
+        if let Some(authorities) = &self.authorities {
+            tls.roots = Roots::Named(text("that was given", authorities));
+        }
+        if let Some((cert, key)) = &self.identity {
+            tls.identity = Some((text("that was given", cert), text("that was given", key)));
+        }
+    }
 }
 
 /// The pairs of a connection string, the last of each key.
@@ -114,9 +166,11 @@ impl Target {
                 values.0.push((key.into(), value.clone()));
             }
         }
+        values.0.extend(overrides.texts.places());
         let servers = servers(&values)?;
         let only_sockets = servers.iter().all(|(place, _)| matches!(place, Place::Unix(_)));
         let mut tls = tls(&values)?;
+        overrides.texts.put_into(&mut tls);
         let channel_binding = values.word(
             "channel_binding",
             &[
@@ -258,7 +312,7 @@ fn tls(values: &Values) -> Result<TlsSettings, String> {
     let roots = match values.get("sslrootcert") {
         None => Roots::Unnamed,
         Some("system") => Roots::System,
-        Some(file) => Roots::File(file.into()),
+        Some(file) => Roots::Named(Pem::File(file.into())),
     };
     let default = match (&roots, values.get("ssl")) {
         (Roots::System, _) => TlsMode::VerifyFull,
@@ -268,7 +322,7 @@ fn tls(values: &Values) -> Result<TlsSettings, String> {
     };
     let mode = values.word("sslmode", &TlsMode::WORDS, default)?;
     match (mode, &roots) {
-        (TlsMode::Allow | TlsMode::Prefer, Roots::File(_)) => {
+        (TlsMode::Allow | TlsMode::Prefer, Roots::Named(_)) => {
             return Err(format!(
                 "sslrootcert is given, but sslmode={} also connects without checking the server: \
                  set sslmode=verify-full (or verify-ca, which leaves the host name out)",
@@ -278,7 +332,7 @@ fn tls(values: &Values) -> Result<TlsSettings, String> {
         (TlsMode::VerifyCa, Roots::Unnamed) => {
             return Err("sslmode=verify-ca needs sslrootcert, the file with the certificate of the server's authority".into());
         }
-        (TlsMode::Disable | TlsMode::VerifyFull, _) | (_, Roots::Unnamed | Roots::File(_)) => {}
+        (TlsMode::Disable | TlsMode::VerifyFull, _) | (_, Roots::Unnamed | Roots::Named(_)) => {}
         (_, Roots::System) => {
             return Err(format!(
                 "sslrootcert=system with sslmode={}: anybody can get a certificate from a public authority; \
@@ -288,7 +342,7 @@ fn tls(values: &Values) -> Result<TlsSettings, String> {
         }
     }
     let identity = match (values.get("sslcert"), values.get("sslkey")) {
-        (Some(cert), Some(key)) => Some((cert.into(), key.into())),
+        (Some(cert), Some(key)) => Some((Pem::File(cert.into()), Pem::File(key.into()))),
         (None, None) => None,
         (Some(_), None) => return Err("sslcert is given without sslkey, the file of its key".into()),
         (None, Some(_)) => return Err("sslkey is given without sslcert, the file of its certificate".into()),
@@ -339,7 +393,7 @@ mod tests {
         assert_eq!(url.at(), pairs.at());
         assert_eq!(url.startup, pairs.startup);
         assert_eq!(url.connect_timeout, Duration::from_secs(2));
-        assert_eq!(url.tls.roots, Roots::File("/ca.crt".into()));
+        assert_eq!(url.tls.roots, Roots::Named(Pem::File("/ca.crt".into())));
     }
 
     #[test]
@@ -368,7 +422,7 @@ mod tests {
         };
         let target = Target::parse("postgres://h/d?sslmode=disable", &overrides).unwrap();
         assert_eq!(target.tls.mode, TlsMode::VerifyFull);
-        assert_eq!(target.tls.roots, Roots::File("/ca.crt".into()));
+        assert_eq!(target.tls.roots, Roots::Named(Pem::File("/ca.crt".into())));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! TLS as libpq's parameters describe it, by rustls.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,7 +57,41 @@ pub(super) enum Roots {
     /// Nobody's; with `verify-full` the system's.
     Unnamed,
     System,
+    Named(Pem),
+}
+
+/// Certificates or a key in PEM form: a file, read anew at every connection,
+/// or the text itself.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Pem {
     File(PathBuf),
+    Text { of: &'static str, text: Arc<[u8]> },
+}
+
+impl Pem {
+    fn read(&self, key: &str) -> Result<Cow<'_, [u8]>, Refusal> {
+        match self {
+            Self::Text { text, .. } => Ok(Cow::Borrowed(text)),
+            Self::File(file) => std::fs::read(file)
+                .map(Cow::Owned)
+                .map_err(|e| unusable(format!("cannot read {key} {self}: {e}"))),
+        }
+    }
+}
+
+impl fmt::Display for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "{}", file.display()),
+            Self::Text { of, .. } => f.write_str(of),
+        }
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Versions of TLS that rustls speaks.
@@ -81,8 +117,8 @@ impl TlsVersion {
 pub(super) struct TlsSettings {
     pub(super) mode: TlsMode,
     pub(super) roots: Roots,
-    /// Files of our own certificate and of its key.
-    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    /// Our own certificate and its key.
+    pub(super) identity: Option<(Pem, Pem)>,
     /// TLS from the first byte (PostgreSQL 17), without asking for it.
     pub(super) direct: bool,
     pub(super) min: TlsVersion,
@@ -94,7 +130,7 @@ impl TlsSettings {
         match (self.mode, &self.roots) {
             (TlsMode::VerifyFull, _) => Check::ChainAndName,
             // As libpq does it: who names an authority wants it checked.
-            (TlsMode::VerifyCa, _) | (TlsMode::Require, Roots::File(_)) => Check::Chain,
+            (TlsMode::VerifyCa, _) | (TlsMode::Require, Roots::Named(_)) => Check::Chain,
             _ => Check::Nothing,
         }
     }
@@ -116,7 +152,7 @@ impl TlsSettings {
         let check = self.check();
         let trusted = match (&self.roots, check) {
             (_, Check::Nothing) => Vec::new(),
-            (Roots::File(file), _) => certificates(file, "sslrootcert")?,
+            (Roots::Named(pem), _) => certificates(pem, "sslrootcert")?,
             (Roots::System | Roots::Unnamed, _) => system_roots()?,
         };
         let mut roots = RootCertStore::empty();
@@ -128,7 +164,7 @@ impl TlsSettings {
         }
         // A self-signed server certificate that is named as its own authority.
         let pinned = match self.roots {
-            Roots::File(_) => trusted,
+            Roots::Named(_) => trusted,
             _ => Vec::new(),
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -145,9 +181,7 @@ impl TlsSettings {
                 let private = private_key(key)?;
                 builder.with_client_auth_cert(chain, private).map_err(|e| {
                     unusable(format!(
-                        "sslcert {} and sslkey {} do not fit together: {e}",
-                        cert.display(),
-                        key.display()
+                        "sslcert {cert} and sslkey {key} do not fit together: {e}"
                     ))
                 })?
             }
@@ -177,39 +211,26 @@ fn unusable(reason: String) -> Refusal {
     }
 }
 
-fn certificates(file: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, Refusal> {
-    let text = read(file, key)?;
+fn certificates(pem: &Pem, key: &str) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+    let text = pem.read(key)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(unusable(format!(
-            "{key} {} holds no certificate in PEM form",
-            file.display()
-        ))),
-        Err(error) => Err(unusable(format!("{key} {}: {error}", file.display()))),
+        Ok(_) => Err(unusable(format!("{key} {pem} holds no certificate in PEM form"))),
+        Err(error) => Err(unusable(format!("{key} {pem}: {error}"))),
     }
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Refusal> {
-    let text = read(file, "sslkey")?;
+fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, Refusal> {
+    let text = pem.read("sslkey")?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let encrypted = String::from_utf8_lossy(&text).contains("ENCRYPTED");
         unusable(if encrypted {
-            format!(
-                "sslkey {} has a passphrase, which is not supported: use a key without",
-                file.display()
-            )
+            format!("sslkey {pem} has a passphrase, which is not supported: use a key without")
         } else {
-            format!(
-                "sslkey {} holds no private key in PEM form: {error}",
-                file.display()
-            )
+            format!("sslkey {pem} holds no private key in PEM form: {error}")
         })
     })
-}
-
-fn read(file: &Path, key: &str) -> Result<Vec<u8>, Refusal> {
-    std::fs::read(file).map_err(|e| unusable(format!("cannot read {key} {}: {e}", file.display())))
 }
 
 fn system_roots() -> Result<Vec<CertificateDer<'static>>, Refusal> {
