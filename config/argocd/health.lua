@@ -3,11 +3,12 @@
 
 -- Reasons of Ready=False that pass by themselves: Argo CD must not take a sync for failed because of them.
 local passing = {
-  Pending = true,
-  Progressing = true,
-  WaitingForDatabase = true,
-  WaitingForRelay = true,
-  WaitingForDependency = true,
+  ApplyFailed = true,
+  InboxNotReady = true,
+  NoLiveRelay = true,
+  OutboxNotReady = true,
+  SchemaBusy = true,
+  Starting = true,
 }
 
 local function condition(type)

@@ -3,4 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod claims;
 mod cluster_itself;
+mod deletion;
+mod drift;
+mod honest;
+mod live;
+mod scene;
+mod tutorial;
