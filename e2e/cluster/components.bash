@@ -61,7 +61,7 @@ start_controller-manager() {
     --kubeconfig "$run/controller-manager.kubeconfig" --leader-elect=false --use-service-account-credentials \
     --service-account-private-key-file "$pki/sa.key" --root-ca-file "$pki/ca.crt" \
     --cluster-signing-cert-file "$pki/ca.crt" --cluster-signing-key-file "$pki/ca.key" \
-    --node-monitor-grace-period 16s --v 1
+    --flex-volume-plugin-dir "$run/controller-manager/plugins" --node-monitor-grace-period 16s --v 1
 }
 
 start_scheduler() {
@@ -137,6 +137,7 @@ configMapAndSecretChangeDetectionStrategy: Watch   # with syncFrequency: how soo
 syncFrequency: 2s
 nodeStatusUpdateFrequency: 4s
 podLogsDir: $run/pod-logs
+volumePluginDir: $run/kubelet/plugins
 maxPods: 200
 evictionHard: {memory.available: 100Mi}
 imageGCHighThresholdPercent: 100                   # never: loaded images cannot be pulled again

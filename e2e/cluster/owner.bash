@@ -39,5 +39,5 @@ in_others_use() {
 }
 
 owner_in_words() {
-  echo "$owner_checkout, since $owner_since$([ "$owner_pid" = 0 ] || echo " (process $owner_pid: $(tr '\0' ' ' <"/proc/$owner_pid/cmdline" 2>/dev/null | cut -c 1-60))")"
+  echo "$owner_checkout, since $owner_since$([ "$owner_pid" = 0 ] || echo " (process $owner_pid: $({ tr '\0' ' ' <"/proc/$owner_pid/cmdline"; } 2>/dev/null | cut -c 1-60))")"
 }

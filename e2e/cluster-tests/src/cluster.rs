@@ -81,6 +81,16 @@ impl Cluster {
         self.run("helm", arguments, None).await
     }
 
+    /// `e2e/cluster/component`: kills, starts or restarts a component such as
+    /// the API server. Whoever does that must be alone in the cluster: such
+    /// tests are programs of their own.
+    pub async fn component(&self, command: &str, name: &str) {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/component");
+        self.run(program, &[command, name], None)
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+
     pub(crate) async fn run(
         &self,
         program: &str,

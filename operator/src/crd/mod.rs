@@ -7,6 +7,7 @@
 
 mod database;
 mod inbox;
+mod manifest;
 mod outbox;
 mod pipeline;
 mod policy;
@@ -18,6 +19,7 @@ pub use database::{
     TideDatabaseSpec, TideDatabaseStatus, TlsMode,
 };
 pub use inbox::{Inbox, InboxSpec, InboxStatus};
+pub use manifest::{definitions, manifests, yaml};
 pub use outbox::{AutoOffsetReset, ConsumerGroupSpec, Outbox, OutboxSpec, OutboxStatus};
 pub use pipeline::{
     Acks, CloudEvents, Compression, DeadLetter, Encoding, Filter, Forward, InboxDelivery, InboxSink,

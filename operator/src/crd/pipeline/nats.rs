@@ -17,8 +17,7 @@ pub struct NatsConnection {
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(
         validation = ("!self.contains('@')", "must not contain a user name or password: use credentialsSecretRef, nkeySecretRef, tokenSecretRef or login"),
-        validation = ("self.split(',').all(u, !u.contains('://') || u.matches('^\\\\s*(?i:nats|tls)://.'))", "must begin with nats:// or tls://"),
-        validation = ("self.split(',').all(u, u.trim() != '')", "has an empty address")
+        validation = (r"self.matches('^\\s*((?i:nats|tls)://)?[^,/\\s]+/?\\s*(,\\s*((?i:nats|tls)://)?[^,/\\s]+/?\\s*)*$')", "must be nats://host:port or tls://host:port, or several of these separated by commas")
     )]
     pub url: String,
     /// Credentials file of a user (.creds: JWT and key). At most one of
