@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod charts;
 mod claims;
 mod cluster_itself;
 mod deletion;
