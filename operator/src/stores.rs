@@ -12,6 +12,15 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+/// What became of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is there, new or changed.
+    There,
+    /// It is gone.
+    Deleted,
+}
+
 /// The objects of one kind, in all namespaces that are watched.
 #[derive(Clone)]
 pub struct Objects<K: Resource + Clone + 'static>
@@ -33,7 +42,7 @@ where
         namespaces: &[String],
         config: &watcher::Config,
         tasks: &mut JoinSet<()>,
-        changed: impl Fn(&K) + Clone + Send + Sync + 'static,
+        changed: impl Fn(Change, &K) + Clone + Send + Sync + 'static,
     ) -> Self
     where
         K: Resource<Scope = kube::core::NamespaceResourceScope>,
@@ -52,16 +61,15 @@ where
                 };
                 let (store, writer) = reflector::store();
                 let changed = changed.clone();
-                let stream = reflector::reflector(writer, watcher(api, config.clone()).default_backoff());
+                let stream = reflector::reflector(writer, watcher(api, config.clone()).default_backoff().modify(slim));
                 tasks.spawn(async move {
                     let mut stream = Box::pin(stream);
                     loop {
                         match stream.try_next().await {
-                            Ok(Some(
-                                watcher::Event::Apply(object)
-                                | watcher::Event::InitApply(object)
-                                | watcher::Event::Delete(object),
-                            )) => changed(&object),
+                            Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
+                                changed(Change::There, &object);
+                            }
+                            Ok(Some(watcher::Event::Delete(object))) => changed(Change::Deleted, &object),
                             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
                             Ok(None) => break,
                             Err(error) => {
@@ -111,9 +119,13 @@ where
     }
 }
 
-/// Ends when one of the watches does, which none should.
-pub async fn until_one_ends(tasks: &mut JoinSet<()>) {
-    let _ = tasks.join_next().await;
+/// Takes off what nobody here reads: who set which field, and annotations of
+/// Secrets, where kubectl leaves a copy of their content.
+fn slim<K: Resource<DynamicType = ()>>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    if K::kind(&()) == "Secret" {
+        object.annotations_mut().clear();
+    }
 }
 
 /// A watch of what this operator made.

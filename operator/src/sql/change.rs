@@ -130,6 +130,8 @@ pub enum Step {
     Grant(ObjectKind, String, Right),
     /// Takes it back.
     Revoke(ObjectKind, String, Right),
+    /// Goes on only when no message waits to be delivered or processed.
+    RefuseUnlessDrained(ObjectKind, String),
     /// Drops an outbox with its messages.
     DropOutbox(String),
     /// Makes an inbox.
@@ -182,6 +184,7 @@ impl fmt::Display for Step {
             Self::Revoke(_, object, right) => {
                 write!(f, "role \"{}\" may no longer {} \"{object}\"", right.role, verb(&right.right))
             }
+            Self::RefuseUnlessDrained(_, name) => write!(f, "nothing was pending in \"{name}\""),
             Self::DropOutbox(name) => write!(f, "outbox \"{name}\" was dropped with its messages"),
             Self::MakeInbox(inbox) => write!(f, "inbox \"{}\" was made", inbox.name),
             Self::RepairInbox(inbox) => write!(f, "inbox \"{}\" was repaired", inbox.name),
@@ -275,7 +278,7 @@ pub async fn apply(client: &mut Client, steps: &[Step]) -> Result<Done, ChangeEr
     Ok(done)
 }
 
-async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), tokio_postgres::Error> {
+async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), ChangeError> {
     match step {
         Step::Claim(m) => {
             let claimed: String = sql
@@ -375,6 +378,7 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
             };
             sql.execute(function, &[object, &right.role]).await?;
         }
+        Step::RefuseUnlessDrained(kind, name) => refuse_unless_drained(sql, *kind, name).await?,
         Step::DropOutbox(name) => {
             sql.execute("SELECT tide.outbox_drop($1, true)", &[name]).await?;
         }
@@ -401,6 +405,28 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
         }
     }
     Ok(())
+}
+
+async fn refuse_unless_drained(sql: &Transaction<'_>, kind: ObjectKind, name: &str) -> Result<(), ChangeError> {
+    let (query, waits) = match kind {
+        ObjectKind::Outbox => (
+            "SELECT pending_count FROM tide.outbox_pending WHERE outbox_name = $1",
+            "not delivered to all consumer groups (or there is no group)",
+        ),
+        _ => (
+            "SELECT pending + dead_letter FROM tide.inbox_summary WHERE inbox_name = $1",
+            "not processed",
+        ),
+    };
+    let pending: i64 = sql.query_opt(query, &[&name]).await?.map_or(0, |row| row.get(0));
+    if pending == 0 {
+        return Ok(());
+    }
+    Err(ChangeError::Refused(format!(
+        "{pending} messages of {} \"{name}\" are {waits}: wait for them, or annotate the resource with {}=true to drop them",
+        kind.name(),
+        crate::store::FORCE
+    )))
 }
 
 async fn inbox_call(

@@ -151,12 +151,25 @@ pub struct Report {
 pub struct Amounts {
     /// By outbox: messages that a group lacks, and since when the oldest waits.
     pub outboxes: HashMap<String, (i64, Option<Timestamp>)>,
-    /// By inbox: pending, dead letters, and since when the oldest waits.
-    pub inboxes: HashMap<String, (i64, i64, Option<Timestamp>)>,
+    /// By inbox.
+    pub inboxes: HashMap<String, InboxAmounts>,
     /// By forward pipeline: lag in messages, and in seconds.
     pub lags: HashMap<String, (i64, f64)>,
     /// By pipeline: dead letters that wait for somebody.
     pub dead_letters: HashMap<String, i64>,
+}
+
+/// Messages of an inbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InboxAmounts {
+    /// Neither processed nor dead.
+    pub pending: i64,
+    /// Kept although processed.
+    pub processed: i64,
+    /// Failed too often.
+    pub dead_letters: i64,
+    /// Since when the oldest pending one waits.
+    pub oldest_pending_at: Option<Timestamp>,
 }
 
 /// A failed look.
@@ -352,14 +365,18 @@ pub async fn amounts(session: &mut Session) -> Result<Amounts, LookError> {
     }
     for row in client
         .query(
-            "SELECT inbox_name, pending, dead_letter, extract(epoch FROM oldest_pending_at)::float8 FROM tide.inbox_summary",
+            "SELECT inbox_name, pending, processed, dead_letter, extract(epoch FROM oldest_pending_at)::float8 FROM tide.inbox_summary",
             &[],
         )
         .await?
     {
-        amounts
-            .inboxes
-            .insert(row.get(0), (row.get(1), row.get(2), time(row.get(3))));
+        let inbox = InboxAmounts {
+            pending: row.get(1),
+            processed: row.get(2),
+            dead_letters: row.get(3),
+            oldest_pending_at: time(row.get(4)),
+        };
+        amounts.inboxes.insert(row.get(0), inbox);
     }
     for row in client
         .query(

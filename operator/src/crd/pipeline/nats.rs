@@ -6,7 +6,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::crd::{CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef, Template};
+use crate::crd::{
+    CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef, Template, text::plain_rule,
+};
 
 /// What a sink and a source of NATS have in common: the connection.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
@@ -17,8 +19,7 @@ pub struct NatsConnection {
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(
         validation = ("!self.contains('@')", "must not contain a user name or password: use credentialsSecretRef, nkeySecretRef, tokenSecretRef or login"),
-        validation = ("self.split(',').all(u, !u.contains('://') || u.matches('^\\\\s*(?i:nats|tls)://.'))", "must begin with nats:// or tls://"),
-        validation = ("self.split(',').all(u, u.trim() != '')", "has an empty address")
+        validation = (r"self.matches('^\\s*((?i:nats|tls)://)?[^,/\\s]+/?\\s*(,\\s*((?i:nats|tls)://)?[^,/\\s]+/?\\s*)*$')", "must be nats://host:port or tls://host:port, or several of these separated by commas")
     )]
     pub url: String,
     /// Credentials file of a user (.creds: JWT and key). At most one of
@@ -54,12 +55,13 @@ fn login_rule() -> (&'static str, &'static str) {
 }
 
 /// User and password.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct NatsLogin {
     /// User name; without it usernameKey of the Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = plain_rule())]
     pub username: Option<String>,
     /// Secret with the user name and the password.
     pub secret_ref: LoginSecretRef,
