@@ -30,5 +30,8 @@ test-full: test ## The tests, and the most telling of them on PostgreSQL 14 to 1
 demo: build ## Walk the tutorial on real servers and print what happens
 	@PG_TIDE=$(CARGO_TARGET_DIR)/debug/pg-tide e2e/demo
 
+generate: setup ## Write all files that are made from others
+	@e2e/generate
+
 bench: setup ## Measure throughput and latency, release build, against the machine's limits
 	@e2e/measure $(BENCH_ARGS)

@@ -4,7 +4,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$here/lib/paths.bash"
 
 kubernetes_home=$cache/kubernetes-$KUBERNETES_VERSION
-helm_home=$cache/helm-$HELM_VERSION
 coredns_home=$cache/coredns-$COREDNS_VERSION
 pause_image=$kubernetes_home/pause.tar
 pause_name=pg-tide/pause:1

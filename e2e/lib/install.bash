@@ -24,6 +24,12 @@ install() {
 
 needs() { command -v "$1" >/dev/null || die "$1 is missing: it is needed to install $2"; }
 
+# go_install FOLDER PACKAGE VERSION: outside of any module, so that no go.mod nearby has a say.
+go_install() {
+  (cd / && run_logged "${2##*/}" env GOBIN="$1" CGO_ENABLED=0 GOFLAGS=-trimpath go install -ldflags "-s -w" "$2@v$3")
+}
+build_helm() { needs go helm; go_install "$1" helm.sh/helm/v3/cmd/helm "$HELM_VERSION"; }
+
 # link TARGET NAME
 link() { [ "$(readlink "$2")" = "$1" ] || ln -sfn "$1" "$2"; }
 
