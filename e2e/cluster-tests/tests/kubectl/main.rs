@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod admission;
 mod charts;
 mod claims;
 mod cluster_itself;
