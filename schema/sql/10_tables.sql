@@ -241,7 +241,9 @@ CREATE TABLE tide.relay_member (
     release      text,
     backend_pid  integer NOT NULL,
     started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Where it listens for webhooks; null when it does not.
+    webhook_addr text
 ) WITH (fillfactor = 50);
 
 -- Who owns a pipeline. The advisory lock is what excludes others; this row
@@ -275,6 +277,15 @@ CREATE TABLE tide.pipeline_status (
     -- are known to wait there.
     source_position text,
     source_lag    bigint
+) WITH (fillfactor = 50);
+
+-- What came by a webhook pipeline since it was made, in all relays together
+-- (docs/design/from-webhooks.md).
+CREATE TABLE tide.webhook_counter (
+    pipeline_id  integer PRIMARY KEY REFERENCES tide.pipeline ON DELETE CASCADE,
+    messages     bigint NOT NULL DEFAULT 0,
+    duplicates   bigint NOT NULL DEFAULT 0,
+    dead_letters bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 -- Messages that could not be delivered (forward) or stored (reverse), whole.
@@ -340,7 +351,7 @@ CREATE TABLE tide.connector_option (
     connector   text NOT NULL,          -- '*': every connector of the direction
     direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
     key         text NOT NULL,          -- 'retry.max': max inside retry
-    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
+    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'secret_list', 'setting')),
     required    boolean NOT NULL DEFAULT false,
     allowed     text[],
     minimum     bigint,

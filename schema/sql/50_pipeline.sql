@@ -151,7 +151,7 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION tide.relay_set_inbox(text, text, jsonb, integer, text, boolean, integer, boolean, text) IS
-'Makes or replaces a reverse pipeline: p_source (nats, kafka) to an inbox. The options of p_config are in tide.connector_option. p_max_retries: attempts to store a message before it is a dead letter. p_idempotent: recognise repeated messages without an id by their content.';
+'Makes or replaces a reverse pipeline: p_source (nats, kafka, webhook) to an inbox. The options of p_config are in tide.connector_option. p_max_retries: attempts to store a message before it is a dead letter. p_idempotent: recognise repeated messages without an id by their content.';
 
 CREATE OR REPLACE FUNCTION tide.relay_enable(p_name text)
 RETURNS void

@@ -37,6 +37,7 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "60_relay.sql",
     "62_inbox_position.sql",
     "63_inbox_feed.sql",
+    "64_webhook.sql",
     "65_dead_letter.sql",
     "70_views.sql",
     "80_retention.sql",

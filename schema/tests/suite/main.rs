@@ -26,3 +26,4 @@ mod tutorial;
 mod unattended;
 mod upgrade;
 mod views;
+mod webhook;
