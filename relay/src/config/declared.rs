@@ -103,6 +103,8 @@ impl Declared {
             group_id: Some(0),
             inbox_id: Some(0),
             redelivery: None,
+            enabled: self.enabled,
+            version: 0,
             max_retries: self.max_retries,
         })
     }

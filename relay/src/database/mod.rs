@@ -21,6 +21,7 @@ mod target;
 mod tls;
 mod url;
 mod verifier;
+pub(crate) mod webhook;
 
 pub(crate) use error::{Cause, DatabaseError, describe};
 pub(crate) use pool::Pool;

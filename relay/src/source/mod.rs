@@ -5,6 +5,7 @@ mod incoming;
 pub(crate) mod kafka;
 pub(crate) mod nats;
 pub(crate) mod outbox;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
@@ -65,6 +66,9 @@ impl Source {
             SourceSpec::Nats(spec) => Self::Nats(Box::new(
                 nats::NatsSource::open(spec, &reader.pipeline, reader.batch_size).await?,
             )),
+            SourceSpec::Webhook(_) => {
+                return Err(Failure::transient("requests come to the listener for webhooks"));
+            }
         })
     }
 
