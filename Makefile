@@ -4,7 +4,7 @@ export TIDE_CACHE ?= $(HOME)/.cache/pg-tide
 export CARGO_TARGET_DIR ?= $(TIDE_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test test-full demo bench generate
+.PHONY: help setup build image lint test test-full demo bench generate
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ setup: ## Install what building and testing need
 
 build: setup ## Build the programs (debug)
 	cargo build --locked -p pg-tide
+
+image: setup ## Make the container image of the programs (release), without a container tool
+	@e2e/image
 
 lint: setup ## Formatting, clippy with warnings denied, licences and sources of dependencies
 	@e2e/lint
@@ -26,6 +29,9 @@ test-full: test ## The tests, and the most telling of them on PostgreSQL 14 to 1
 
 demo: build ## Walk the tutorial on real servers and print what happens
 	@PG_TIDE=$(CARGO_TARGET_DIR)/debug/pg-tide e2e/demo
+
+generate: setup ## Write all files that are made from others
+	@e2e/generate
 
 bench: setup ## Measure throughput and latency, release build, against the machine's limits
 	@e2e/measure $(BENCH_ARGS)

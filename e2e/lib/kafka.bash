@@ -23,8 +23,8 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT$more
-advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT$advertised
+listeners=PLAINTEXT://$host:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT$more
+advertised.listeners=PLAINTEXT://$host:$KAFKA_PORT$advertised
 log.dirs=$home/data
 auto.create.topics.enable=${TIDE_BED_KAFKA_AUTO_CREATE:-true}
 num.partitions=1
@@ -56,7 +56,7 @@ PROPERTIES
 kafka_ready() {
   local reply
   reply=$(
-    exec 2>/dev/null 3<>"/dev/tcp/127.0.0.1/$KAFKA_PORT" || exit 1
+    exec 2>/dev/null 3<>"/dev/tcp/$host/$KAFKA_PORT" || exit 1
     printf '\0\0\0\021\0\003\0\001\0\0\0\007\0\003bed\0\0\0\0' >&3
     timeout 2 head -c 12 <&3 | od -An -v -tx1 | tr -d ' \n'
   ) || return 1

@@ -5,7 +5,7 @@ nats_start() {
   [ -z "${TIDE_BED_NATS_CONFIG:-}" ] || cp "$TIDE_BED_NATS_CONFIG" "$state/nats/more.conf"
   {
     echo "server_name: bed"
-    echo "listen: 127.0.0.1:$NATS_PORT"
+    echo "listen: $host:$NATS_PORT"
     echo "http: 127.0.0.1:$NATS_MONITOR_PORT"
     # sync_interval "always" writes through to the disk before each acknowledgement; the server's own default is 2m.
     [ "${TIDE_BED_NATS_JETSTREAM:-1}" = 0 ] ||
@@ -20,7 +20,7 @@ nats_start() {
 nats_ready() {
   local greeting status
   greeting=$(
-    exec 2>/dev/null 3<>"/dev/tcp/127.0.0.1/$NATS_PORT" || exit 1
+    exec 2>/dev/null 3<>"/dev/tcp/$host/$NATS_PORT" || exit 1
     read -r -t 2 line <&3 && echo "$line"
   ) || grep -qs handshake_first "$state/nats/more.conf" || return 1
   [[ -z $greeting ]] || ! grep -q ^jetstream "$state/nats/server.conf" || [[ $greeting == *'"jetstream":true'* ]] || return 1

@@ -10,6 +10,8 @@ nats_server_home=$cache/nats-server-$NATS_SERVER_VERSION
 nats_cli_home=$cache/nats-cli-$NATS_CLI_VERSION
 clients_home=$cache/clients-$PSYCOPG_VERSION-$NODE_PG_VERSION-$PGJDBC_VERSION
 pgbouncer_home=$cache/pgbouncer-debian
+helm_home=$cache/helm-$HELM_VERSION
+glua_home=$cache/glua-$GLUA_VERSION
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 

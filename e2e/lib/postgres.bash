@@ -39,16 +39,18 @@ install_for_postgres() {
 }
 
 init_database() {
+  local network=127.0.0.1/32
+  [ "$host" = 127.0.0.1 ] || network=${host%.*}.0/24
   "${as_postgres[@]}" "$postgres_bin/initdb" -D "$1" --username=postgres --auth=reject --encoding=UTF8 \
     --locale=C.UTF-8 --no-sync --no-instructions || return 1
   cat >"$1/pg_hba.conf" <<HBA || return 1
-host all         all 127.0.0.1/32 scram-sha-256
-host replication all 127.0.0.1/32 scram-sha-256
+host all         all $network scram-sha-256
+host replication all $network scram-sha-256
 HBA
   cat >>"$1/postgresql.conf" <<CONF || return 1
 
 # --- the test bed's settings
-listen_addresses = '127.0.0.1'
+listen_addresses = '$host'
 unix_socket_directories = ''
 max_connections = 200
 max_prepared_transactions = 20
@@ -68,7 +70,7 @@ CREATE DATABASE tide OWNER tide
 SQL
 }
 
-postgres_url() { echo "postgres://$1:$1@127.0.0.1:$POSTGRES_PORT/$2"; }
+postgres_url() { echo "postgres://$1:$1@$host:$POSTGRES_PORT/$2"; }
 
 postgres_ready() {
   PGCONNECT_TIMEOUT=2 "$postgres_tools/psql" -XqAt -c 'select' "$(postgres_url tide tide)" >/dev/null 2>&1

@@ -1,4 +1,5 @@
-# The processes of a bed: started detached, known by pid and start time, stopped only by these. Needs $state.
+# The processes of a bed or of the cluster: started detached, known by pid and start time, stopped only by these. Needs
+# $state, and $owner for messages.
 # Every server has a folder $state/SERVER with its `pid` (pid and start time) and its `log`.
 poll_interval=0.05
 
@@ -74,7 +75,7 @@ kill_server() {
   while read -r pid started; do
     [ -z "$pid" ] || kill -KILL "$pid" 2>/dev/null || true
   done <<<"$all"
-  [ -z "$all" ] || poll 20 none_left "$all" || die "$1 of bed $bed outlives SIGKILL: $all"
+  [ -z "$all" ] || poll 20 none_left "$all" || die "$owner: $1 outlives SIGKILL: $all"
   rm -f "$state/$1/pid"
 }
 
@@ -91,7 +92,7 @@ stop_server() {
 # complain SERVER MESSAGE: says what failed and shows the end of the server's log.
 complain() {
   {
-    echo "bed $bed: $1 $2; the end of its log $state/$1/log:"
+    echo "$owner: $1 $2; the end of its log $state/$1/log:"
     tail -n 25 "$state/$1/log" 2>/dev/null | sed 's/^/  | /'
   } >&2
   return 1

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use tokio_postgres::config::Host;
+
 use crate::relay::free_address;
 use crate::{Database, await_condition, unique};
 
@@ -24,6 +26,9 @@ impl Pooler {
         let user = config.get_user().unwrap();
         let password = String::from_utf8(config.get_password().unwrap().to_vec()).unwrap();
         let (port, name) = (config.get_ports()[0], config.get_dbname().unwrap());
+        let Host::Tcp(host) = &config.get_hosts()[0] else {
+            panic!("a bed's PostgreSQL listens on TCP: {config:?}");
+        };
         let address = free_address();
         let folder = std::env::temp_dir().join(unique("pooler"));
         std::fs::create_dir(&folder).unwrap();
@@ -32,7 +37,7 @@ impl Pooler {
         std::fs::write(
             &ini,
             format!(
-                "[databases]\n{name} = host=127.0.0.1 port={port}\n\
+                "[databases]\n{name} = host={host} port={port}\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = plain\n\
                  auth_file = {}\npool_mode = {pool_mode}\nignore_startup_parameters = extra_float_digits\n",
                 address.port(),

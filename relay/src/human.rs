@@ -1,4 +1,4 @@
-//! For people: quantities in few characters, and what a misspelt word meant.
+//! For people: quantities in few characters.
 
 /// `1.5 GB` and the like; powers of 1024, as PostgreSQL has them.
 pub(crate) fn bytes(bytes: i64) -> String {
@@ -27,27 +27,9 @@ pub(crate) fn age(seconds: f64) -> String {
     format!("{seconds:.0}s")
 }
 
-/// The known word that is most like this one, unless none is like it.
-pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .into_iter()
-        .map(|known| (strsim::levenshtein(word, known), known))
-        .min()
-        .filter(|(distance, known)| *distance <= known.len().max(3) / 2)
-        .map(|(_, known)| known)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_is_alike_is_meant() {
-        let known = ["compression", "key", "acks"];
-        assert_eq!(nearest("compresion", known), Some("compression"));
-        assert_eq!(nearest("kex", known), Some("key"));
-        assert_eq!(nearest("zzzzzzzzz", known), None);
-    }
 
     #[test]
     fn ages_and_sizes_are_short() {

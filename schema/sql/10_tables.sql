@@ -359,3 +359,22 @@ CREATE TABLE tide.connector_option (
     description text NOT NULL,
     PRIMARY KEY (direction, connector, key)
 );
+
+-- ---------------------------------------------------------------- Kubernetes
+
+-- Which resource of a Kubernetes cluster made or adopted an object
+-- (66_managed.sql). No foreign key: an object that was dropped by hand is to be
+-- made again, so its claim stays.
+CREATE TABLE tide.managed_object (
+    kind       text NOT NULL CHECK (kind IN ('outbox', 'inbox', 'pipeline')),
+    object     text NOT NULL,
+    cluster    text NOT NULL,
+    namespace  text NOT NULL,
+    resource   text NOT NULL,
+    uid        text NOT NULL,
+    reclaim    text NOT NULL CHECK (reclaim IN ('Retain', 'Delete')),
+    -- Which roles have which right from this resource: {"publish": ["shop_app"]}.
+    roles      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(roles) = 'object'),
+    claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (kind, object)
+);

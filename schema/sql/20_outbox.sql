@@ -1,20 +1,53 @@
 -- Outboxes: made, dropped, switched, listed.
 
+CREATE OR REPLACE FUNCTION tide._check_retention(p_name text, p_retention_hours integer)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF p_retention_hours IS NULL OR p_retention_hours NOT BETWEEN 1 AND 876000 THEN
+        RAISE EXCEPTION 'retention of outbox "%" is % hours', p_name, coalesce(p_retention_hours::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'p_retention_hours is a number of hours from 1 to 876000.';
+    END IF;
+END $$;
+
+-- Attached, not created as a partition: that would lock out the publishers of
+-- all other outboxes.
+CREATE OR REPLACE FUNCTION tide._attach_outbox(p_outbox tide.outbox)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE tide.outbox_message ATTACH PARTITION tide.%I FOR VALUES IN (%L)',
+                   p_outbox.table_name, p_outbox.name);
+END $$;
+
+-- The table of an outbox, with its leaves, and attached at the end.
+CREATE OR REPLACE FUNCTION tide._make_outbox_table(p_outbox tide.outbox)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE tide.%I (LIKE tide.outbox_message INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
+                   ' PARTITION BY RANGE (created_at)', p_outbox.table_name);
+    EXECUTE format('ALTER TABLE tide.%I ALTER outbox SET DEFAULT %L', p_outbox.table_name, p_outbox.name);
+    EXECUTE format('CREATE INDEX ON tide.%I (id)', p_outbox.table_name);
+    EXECUTE format('CREATE INDEX ON tide.%I (xid)', p_outbox.table_name);
+    PERFORM tide._cover(p_outbox, w.leaf, w.lower_bound, w.upper_bound)
+       FROM tide._wanted_leaves(p_outbox, '-infinity', clock_timestamp()) w;
+    PERFORM tide._attach_outbox(p_outbox);
+    EXECUTE format('COMMENT ON TABLE tide.%I IS %L', p_outbox.table_name,
+                   format('Messages of outbox "%s". Publish with tide.outbox_publish, or INSERT (payload, headers).', p_outbox.name));
+    PERFORM tide._grant_outbox(p_outbox.table_name);
+END $$;
+
 CREATE OR REPLACE FUNCTION tide.outbox_create(p_name text, p_retention_hours integer DEFAULT 24)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_outbox tide.outbox;
-    v_leaf   record;
 BEGIN
     PERFORM tide._check_name(p_name, 'outbox', 63);
-    IF p_retention_hours IS NULL OR p_retention_hours NOT BETWEEN 1 AND 876000 THEN
-        RAISE EXCEPTION 'retention of outbox "%" is % hours', p_name, coalesce(p_retention_hours::text, 'null')
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'p_retention_hours is a number of hours from 1 to 876000.';
-    END IF;
-
+    PERFORM tide._check_retention(p_name, p_retention_hours);
     INSERT INTO tide.outbox (name, table_name, retention, partition_period)
     VALUES (p_name, tide._table_name(p_name, '_outbox'),
             make_interval(hours => p_retention_hours),
@@ -26,24 +59,7 @@ BEGIN
             USING ERRCODE = 'duplicate_object',
                   HINT = 'tide.outbox_create_if_not_exists keeps an outbox that is there.';
     END IF;
-
-    -- Attached, not created as a partition: that would lock out the publishers
-    -- of all other outboxes.
-    EXECUTE format('CREATE TABLE tide.%I (LIKE tide.outbox_message INCLUDING DEFAULTS INCLUDING CONSTRAINTS)'
-                   ' PARTITION BY RANGE (created_at)', v_outbox.table_name);
-    EXECUTE format('ALTER TABLE tide.%I ALTER outbox SET DEFAULT %L', v_outbox.table_name, p_name);
-    EXECUTE format('CREATE INDEX ON tide.%I (id)', v_outbox.table_name);
-    EXECUTE format('CREATE INDEX ON tide.%I (xid)', v_outbox.table_name);
-    FOR v_leaf IN SELECT * FROM tide._wanted_leaves(v_outbox, '-infinity', clock_timestamp()) LOOP
-        PERFORM tide._create_leaf(v_leaf.leaf);
-        PERFORM tide._attach_leaf(v_outbox, v_leaf.leaf, v_leaf.lower_bound, v_leaf.upper_bound);
-    END LOOP;
-    EXECUTE format('ALTER TABLE tide.outbox_message ATTACH PARTITION tide.%I FOR VALUES IN (%L)',
-                   v_outbox.table_name, p_name);
-
-    EXECUTE format('COMMENT ON TABLE tide.%I IS %L', v_outbox.table_name,
-                   format('Messages of outbox "%s". Publish with tide.outbox_publish, or INSERT (payload, headers).', p_name));
-    PERFORM tide._grant_outbox(v_outbox.table_name);
+    PERFORM tide._make_outbox_table(v_outbox);
 END $$;
 
 COMMENT ON FUNCTION tide.outbox_create(text, integer) IS
@@ -157,6 +173,28 @@ $$;
 
 COMMENT ON FUNCTION tide.outbox_disable(text) IS
 'Makes the outbox refuse new messages, by tide.outbox_publish and by INSERT into its table. What is in it is still delivered. Error when other transactions are publishing to it just now and stay open.';
+
+-- Partitions that are there keep their width: the current one may hold much.
+-- Maintenance makes those to come, and replaces empty ones, by the new period.
+CREATE OR REPLACE FUNCTION tide.outbox_set_retention(p_name text, p_retention_hours integer)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_outbox    tide.outbox := tide._outbox(p_name);
+    v_retention interval := make_interval(hours => p_retention_hours);
+BEGIN
+    PERFORM tide._check_retention(p_name, p_retention_hours);
+    IF v_outbox.retention = v_retention AND v_outbox.partition_period = tide._partition_period(v_retention) THEN
+        RETURN false;
+    END IF;
+    UPDATE tide.outbox o SET retention = v_retention, partition_period = tide._partition_period(v_retention)
+     WHERE o.outbox_id = v_outbox.outbox_id;
+    RETURN true;
+END $$;
+
+COMMENT ON FUNCTION tide.outbox_set_retention(text, integer) IS
+'How long delivered messages of the outbox are kept, at least. Returns whether that was changed. Locks nobody; partitions that are there keep their width, so that what is in them goes at most one old period later than said here. What a group has not passed is kept, whatever is set.';
 
 CREATE OR REPLACE FUNCTION tide.outbox_list()
 RETURNS TABLE (outbox_name text, table_name name, enabled boolean, retention interval, created_at timestamptz)

@@ -87,3 +87,27 @@ BEGIN
                    CASE WHEN isfinite(p_lower) THEN quote_literal(p_lower) ELSE 'MINVALUE' END,
                    CASE WHEN isfinite(p_upper) THEN quote_literal(p_upper) ELSE 'MAXVALUE' END);
 END $$;
+
+-- Has a leaf for this range: the one of that name when there is one that is not
+-- attached and whose messages fit, or else a new one, under another name if
+-- that one is taken.
+CREATE OR REPLACE FUNCTION tide._cover(p_outbox tide.outbox, p_leaf text, p_lower timestamptz, p_upper timestamptz)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_leaf text := p_leaf;
+BEGIN
+    WHILE to_regclass(format('tide.%I', v_leaf)) IS NOT NULL LOOP
+        IF NOT (SELECT c.relispartition FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(format('tide.%I', v_leaf))) THEN
+            BEGIN
+                PERFORM tide._attach_leaf(p_outbox, v_leaf, p_lower, p_upper);
+                RETURN;
+            EXCEPTION WHEN check_violation THEN
+                NULL;
+            END;
+        END IF;
+        v_leaf := v_leaf || '_';
+    END LOOP;
+    PERFORM tide._create_leaf(v_leaf);
+    PERFORM tide._attach_leaf(p_outbox, v_leaf, p_lower, p_upper);
+END $$;

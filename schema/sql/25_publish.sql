@@ -42,6 +42,10 @@ BEGIN
         RAISE EXCEPTION 'payload for outbox "%" is NULL', p_name
             USING ERRCODE = 'null_value_not_allowed',
                   HINT = 'Publish a JSON value; JSON null is written ''null''::jsonb.';
+    ELSIF jsonb_typeof(p_headers) = 'object' THEN
+        RAISE EXCEPTION 'outbox "%" is enabled, but its table is missing, detached or refuses messages', p_name
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'It was changed by hand: tide.outbox_faults() says how, tide.outbox_repair puts it right.';
     ELSE
         RAISE EXCEPTION 'headers for outbox "%" are a JSON %, not an object', p_name, jsonb_typeof(p_headers)
             USING ERRCODE = 'invalid_parameter_value',

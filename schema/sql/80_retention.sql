@@ -266,6 +266,16 @@ BEGIN
     SELECT max(l.upper_bound) FILTER (WHERE isfinite(l.upper_bound)
                                         AND (l.lower_bound <= p_now OR l.upper_bound - l.lower_bound <= p_outbox.partition_period))
       INTO v_until FROM tide._leaves(p_outbox) l;
+    -- A wide one that is used already, by a clock that is ahead, stays.
+    IF v_until < p_now + p_outbox.partition_period * 2 THEN
+        FOR v_leaf IN SELECT l.* FROM tide._leaves(p_outbox) l
+                       WHERE isfinite(l.upper_bound) AND l.upper_bound > v_until ORDER BY l.lower_bound LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_leaf.leaf) INTO v_used;
+            IF v_used THEN
+                v_until := v_leaf.upper_bound;
+            END IF;
+        END LOOP;
+    END IF;
     IF v_until >= p_now + p_outbox.partition_period * 2 THEN
         RETURN;
     END IF;
@@ -296,13 +306,14 @@ BEGIN
 
         PERFORM tide._be_patient(v_until IS NULL OR v_until < p_now + p_outbox.partition_period, p_outbox.table_name);
         EXECUTE format('LOCK TABLE ONLY tide.%I IN ACCESS EXCLUSIVE MODE', p_outbox.table_name);
-        -- Replace the wide leaves of the future, and move the rest, when empty.
+        -- Replace the wide leaves of the future, and move the rest, when empty:
+        -- from the end, up to the first that is to stay, so that no gap is left.
         FOR v_leaf IN
             SELECT l.* FROM tide._leaves(p_outbox) l
-             WHERE NOT isfinite(l.upper_bound)
-                OR l.lower_bound > p_now AND l.upper_bound - l.lower_bound > p_outbox.partition_period
-             ORDER BY l.lower_bound
+             WHERE NOT isfinite(l.upper_bound) OR l.lower_bound > p_now
+             ORDER BY l.lower_bound DESC
         LOOP
+            EXIT WHEN isfinite(v_leaf.upper_bound) AND v_leaf.upper_bound - v_leaf.lower_bound <= p_outbox.partition_period;
             EXECUTE format('SELECT EXISTS (SELECT FROM tide.%I)', v_leaf.leaf) INTO v_used;
             IF NOT v_used AND isfinite(v_leaf.upper_bound) THEN
                 EXECUTE format('DROP TABLE tide.%I', v_leaf.leaf);
@@ -314,6 +325,9 @@ BEGIN
                 leaf := tide._close_rest(p_outbox, v_leaf.leaf, v_leaf.lower_bound, v_until);
                 detail := format('the rest had been used; up to %s', v_until);
                 RETURN NEXT;
+                EXIT;
+            ELSE
+                EXIT;
             END IF;
         END LOOP;
         SELECT coalesce(max(l.upper_bound), '-infinity') INTO v_from FROM tide._leaves(p_outbox) l;

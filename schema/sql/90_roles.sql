@@ -50,10 +50,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SEQUENCE tide.message_id_seq TO %I', p_role);
     EXECUTE format('GRANT SELECT (outbox_id, name, table_name, enabled) ON tide.outbox TO %I', p_role);
     EXECUTE format('GRANT INSERT (outbox, headers, payload) ON tide.outbox_message TO %I', p_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.outbox_publish(text, jsonb, jsonb),'
-                   ' tide.outbox_publish_batch(text, jsonb[], jsonb[]), tide._publish_refused(text, jsonb, jsonb),'
-                   ' tide._table_name(text, text), tide._check_name(text, text, integer), tide._suggestion(text, text[]),'
-                   ' tide._distance(text, text), tide._quoted_list(text[]) TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', array_to_string(tide._functions_of('publish'), ', '), p_role);
 END $$;
 
 -- Rights of the four roles on the table of an outbox.
@@ -73,14 +70,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
     EXECUTE format('GRANT SELECT ON tide.inbox TO %I', p_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.inbox_claim(text, integer, interval, text),'
-                   ' tide.inbox_extend_claim(text, text[], uuid, interval),'
-                   ' tide.inbox_mark_processed(text, text, uuid), tide.inbox_mark_processed(text, text[], uuid),'
-                   ' tide.inbox_mark_failed(text, text, text, interval, uuid), tide.replay_inbox_messages(text, text[]),'
-                   ' tide._inbox(text), tide._no_such_event(tide.inbox, text[]), tide._claim_lost(tide.inbox, text[], uuid),'
-                   ' tide._lock_events(tide.inbox, text[], uuid), tide._order_key(text), tide._check_visibility(interval),'
-                   ' tide._check_name(text, text, integer), tide._suggestion(text, text[]), tide._distance(text, text),'
-                   ' tide._quoted_list(text[]) TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', array_to_string(tide._functions_of('process'), ', '), p_role);
 END $$;
 
 -- A role that may process an inbox sees its messages and marks them.
@@ -144,9 +134,7 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA tide TO %I', p_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION tide.poll_outbox(text, text, integer, interval, text, integer),'
-                   ' tide.commit_offset(text, text, bigint, uuid), tide.extend_lease(text, text, uuid, interval),'
-                   ' tide.release_lease(text, text, uuid) TO %I', p_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', array_to_string(tide._functions_of('consume'), ', '), p_role);
 END $$;
 
 CREATE OR REPLACE FUNCTION tide.outbox_grant_consume(p_outbox text, p_role text)

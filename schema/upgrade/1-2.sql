@@ -138,3 +138,18 @@ CREATE TABLE tide.webhook_counter (
     duplicates   bigint NOT NULL DEFAULT 0,
     dead_letters bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
+
+-- Which resource of a Kubernetes cluster made or adopted an object.
+CREATE TABLE tide.managed_object (
+    kind       text NOT NULL CHECK (kind IN ('outbox', 'inbox', 'pipeline')),
+    object     text NOT NULL,
+    cluster    text NOT NULL,
+    namespace  text NOT NULL,
+    resource   text NOT NULL,
+    uid        text NOT NULL,
+    reclaim    text NOT NULL CHECK (reclaim IN ('Retain', 'Delete')),
+    -- Which roles have which right from this resource: {"publish": ["shop_app"]}.
+    roles      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(roles) = 'object'),
+    claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (kind, object)
+);

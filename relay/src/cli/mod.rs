@@ -151,6 +151,7 @@ impl PostgresArguments {
             sslrootcert: self.postgres_sslrootcert.clone(),
             sslcert: self.postgres_sslcert.clone(),
             sslkey: self.postgres_sslkey.clone(),
+            ..TlsOverrides::default()
         };
         match (&self.postgres_url, &self.postgres_url_file) {
             (Some(url), _) => Database::with_tls(url, overrides),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::secret::{SecretRef, Setting};
 use crate::encode::{Filter, Template};
-use crate::human;
+use pg_tide_postgres::words::nearest;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -412,7 +412,7 @@ impl Options {
         let Some(key) = self.left.keys().next() else {
             return Ok(());
         };
-        let nearest = human::nearest(key, self.known.iter().copied()).map(|known| self.key(known));
+        let nearest = nearest(key, self.known.iter().copied()).map(|known| self.key(known));
         Err(OptionError::Unknown {
             key: self.key(key),
             nearest,

@@ -1,0 +1,48 @@
+//! What the tests of `charts/` and `config/` share: helm and Argo CD's Lua as
+//! real programs, and the files that are generated from others.
+//!
+//! No cluster is needed: these tests look at what would be applied.
+
+// Helpers of tests fail by panicking, with what was wanted and what was there.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::must_use_candidate)]
+
+mod generated;
+mod helm;
+mod lua;
+mod objects;
+mod program;
+
+use std::fs;
+use std::path::PathBuf;
+
+pub use generated::{Generated, generated};
+pub use helm::{Chart, Lint};
+pub use lua::{Health, health};
+pub use objects::Objects;
+
+/// A path of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
+}
+
+/// The text of a file of the repository.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn read(path: &str) -> String {
+    fs::read_to_string(repository(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The names of a folder's files that end in `suffix`, sorted.
+///
+/// # Panics
+/// When the folder cannot be read.
+pub fn files(folder: &str, suffix: &str) -> Vec<String> {
+    let entries = fs::read_dir(repository(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(suffix))
+        .collect();
+    names.sort();
+    names
+}

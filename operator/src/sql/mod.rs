@@ -1,0 +1,4 @@
+//! What the operator does in PostgreSQL: looks, and one function per change.
+
+pub mod change;
+pub mod observe;

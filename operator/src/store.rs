@@ -1,0 +1,413 @@
+//! What outboxes and inboxes have in common: they keep messages, so they are
+//! claimed, repaired, and let go only when nothing is lost by it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Patch, PatchParams};
+use kube::Api;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::crd::{AdoptionPolicy, ReclaimPolicy};
+use crate::database::{Database, Problem, View};
+use crate::reconcile::Outcome;
+use crate::resources::{Declared, Key};
+use crate::runtime::metrics::OfKind;
+use crate::runtime::queue::Next;
+use crate::sql::change::{ChangeError, Claimed, Managed, ObjectKind, Step};
+use crate::sql::observe::{Catalogue, Claim, Right};
+use crate::status::Difference;
+
+/// Of a resource that asks for its data to be dropped.
+pub const FINALIZER: &str = "pgtide.dev/drop-data";
+/// With "true": the data is dropped although messages are pending.
+pub const FORCE: &str = "pgtide.dev/force-delete";
+/// After so long without a database the resource goes, and the data stays.
+const GIVE_UP: Duration = Duration::from_secs(600);
+
+/// Who a resource is, for claims.
+pub fn managed<K: Declared>(
+    context: &Context,
+    resource: &K,
+    kind: ObjectKind,
+    object: &str,
+    reclaim: ReclaimPolicy,
+    adoption: AdoptionPolicy,
+) -> Managed {
+    Managed {
+        kind,
+        object: object.to_owned(),
+        cluster: context.settings.cluster.clone(),
+        namespace: resource.namespace().unwrap_or_default(),
+        resource: resource.name_any(),
+        uid: resource.uid().unwrap_or_default(),
+        reclaim: format!("{reclaim:?}"),
+        adopt: adoption == AdoptionPolicy::Adopt,
+    }
+}
+
+/// Whether the claim is this resource's, as it is now.
+#[must_use]
+pub fn is_held(claim: Option<&Claim>, managed: &Managed) -> bool {
+    claim.is_some_and(|claim| {
+        belongs(claim, managed) && claim.uid == managed.uid && claim.reclaim == managed.reclaim
+    })
+}
+
+/// Whether the claim is this resource's, or of one of the same name before it.
+#[must_use]
+pub fn belongs(claim: &Claim, managed: &Managed) -> bool {
+    claim.cluster == managed.cluster && claim.namespace == managed.namespace && claim.resource == managed.resource
+}
+
+/// The steps from the rights that are there to those that should be. Only
+/// what this resource gave is taken back.
+#[must_use]
+pub fn rights(
+    kind: ObjectKind,
+    managed: &Managed,
+    wanted: &[Right],
+    there: &std::collections::BTreeSet<Right>,
+    given: &std::collections::BTreeSet<Right>,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for right in wanted.iter().filter(|right| !there.contains(right)) {
+        steps.push(Step::Grant(kind, managed.object.clone(), right.clone()));
+    }
+    for right in given.iter().filter(|right| !wanted.contains(right) && there.contains(right)) {
+        steps.push(Step::Revoke(kind, managed.object.clone(), right.clone()));
+    }
+    let unchanged = given.len() == wanted.len() && wanted.iter().all(|right| given.contains(right));
+    if !unchanged {
+        steps.push(Step::RememberRights(managed.clone(), wanted.to_vec()));
+    }
+    steps
+}
+
+/// Why the database of a resource cannot be worked with now.
+pub fn database_of<K: Declared>(context: &Context, resource: &K) -> Result<(Arc<Database>, Arc<View>), Problem> {
+    let key = resource.database_key();
+    let declared = context.databases.get(&key.namespace, &key.name);
+    let Some(database) = declared.and_then(|_| context.sessions.get(&key)) else {
+        return Err(if context.databases.get(&key.namespace, &key.name).is_some() {
+            Problem::new("Connecting", format!("TideDatabase \"{}\" is being connected", key.name))
+        } else {
+            Problem::new(
+                "DatabaseNotFound",
+                format!("TideDatabase \"{}\" does not exist in this namespace", key.name),
+            )
+        });
+    };
+    let view = database.view();
+    if let Some(problem) = view.problem() {
+        return Err(problem.clone());
+    }
+    if view.catalogue.is_none() {
+        return Err(Problem::new(
+            "Connecting",
+            format!("TideDatabase \"{}\" is being connected", key.name),
+        ));
+    }
+    Ok((database, view))
+}
+
+/// What became of steps.
+#[derive(Debug)]
+pub enum Applied {
+    /// Done; what is seen of it comes with the next look.
+    Done,
+    /// Not to be done as things are.
+    Stands(Problem),
+    /// Worth another attempt.
+    Fails(Problem),
+}
+
+/// Makes the changes, and tells the user what a status cannot.
+pub async fn apply<K: Declared>(
+    context: &Context,
+    database: &Database,
+    resource: &K,
+    steps: &[Step],
+    is_drift: bool,
+) -> Applied {
+    let key = resource.key();
+    match database.apply(&key, steps).await {
+        Ok(done) => {
+            let adopted = done.claimed == Some(Claimed::Adopted);
+            let mut words: Vec<String> = steps
+                .iter()
+                .filter(|step| !matches!(step, Step::Claim(_) | Step::RememberRights(..)))
+                .map(ToString::to_string)
+                .collect();
+            words.extend(done.repaired);
+            let words = words.join("; ");
+            if is_drift && !words.is_empty() {
+                context.metrics.repairs.get_or_create(&OfKind { kind: K::KIND.name() }).inc();
+                context.events.normal(resource, "DriftRepaired", "Repair", words).await;
+            } else if adopted {
+                let note = format!("what was there was adopted. {words}");
+                context.events.normal(resource, "Adopted", "Adopt", note).await;
+            } else if !words.is_empty() {
+                context.events.normal(resource, "Applied", "Apply", words).await;
+            }
+            Applied::Done
+        }
+        Err(ChangeError::AlreadyExists(text)) => Applied::Stands(Problem::new("AlreadyExists", text)),
+        Err(ChangeError::Conflict(text)) => Applied::Stands(Problem::new("Conflict", text)),
+        Err(ChangeError::Refused(text)) => Applied::Stands(Problem::new("Refused", text)),
+        Err(ChangeError::Failed(text)) => Applied::Fails(Problem::new("ApplyFailed", text)),
+    }
+}
+
+/// Whether a resource was as it should be in this generation already, so that
+/// what differs now is drift.
+#[must_use]
+pub fn was_settled(generation: Option<i64>, observed: Option<i64>, claim: Option<&Claim>, managed: &Managed) -> bool {
+    generation.is_some() && generation == observed && claim.is_some_and(|c| belongs(c, managed))
+}
+
+/// Adds or takes away the finalizer, as the reclaim policy says.
+pub async fn set_finalizer<K>(context: &Context, resource: &K, wanted: bool) -> Result<bool, kube::Error>
+where
+    K: Declared<Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    let there = resource.finalizers().iter().any(|f| f == FINALIZER);
+    if there == wanted {
+        return Ok(false);
+    }
+    let mut finalizers: Vec<String> = resource.finalizers().to_vec();
+    finalizers.retain(|f| f != FINALIZER);
+    if wanted {
+        finalizers.push(FINALIZER.into());
+    }
+    // With the version that was seen, so that no other one's finalizer is lost.
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": resource.resource_version()}});
+    let api = Api::<K>::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
+    match api
+        .patch(&resource.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+    {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a deletion with `reclaimPolicy: Delete` comes to now.
+#[derive(Debug)]
+pub enum Farewell {
+    /// The resource may go.
+    Go,
+    /// It waits.
+    Wait(Problem),
+}
+
+/// Drops the data of a resource that is being deleted, or says what it waits
+/// for. Where it would wait for ever, the data stays and the resource goes.
+pub async fn drop_data<K: Declared>(
+    context: &Context,
+    resource: &K,
+    managed: &Managed,
+    drop: Step,
+    users: impl FnOnce(&View) -> Vec<String>,
+) -> Farewell {
+    let keep = async |why: String| {
+        let note = format!("{} \"{}\" stays in the database: {why}", managed.kind.name(), managed.object);
+        context.events.warning(resource, "DataRetained", "Delete", note).await;
+        Farewell::Go
+    };
+    let (database, view) = match database_of(context, resource) {
+        Ok(found) => found,
+        Err(problem) => {
+            if problem.reason == "DatabaseNotFound" || namespace_ends(context, &managed.namespace).await {
+                return keep(problem.message).await;
+            }
+            let since = resource.meta().deletion_timestamp.as_ref().map(|t| t.0);
+            let waited = since.map_or(0, |since| Timestamp::now().as_second() - since.as_second());
+            if u64::try_from(waited).is_ok_and(|waited| waited > GIVE_UP.as_secs()) {
+                return keep(format!("it could not be dropped for {} minutes: {}", waited / 60, problem.message)).await;
+            }
+            return Farewell::Wait(Problem::new(
+                "DeletionWaitsForDatabase",
+                format!("{}; after {} minutes the data is left there and the resource goes", problem.message, GIVE_UP.as_secs() / 60),
+            ));
+        }
+    };
+    let Some(catalogue) = &view.catalogue else {
+        return Farewell::Wait(Problem::new("Connecting", "the database is being connected"));
+    };
+    let claim = catalogue.claims.get(&(managed.kind, managed.object.clone()));
+    if !claim.is_some_and(|claim| belongs(claim, managed)) {
+        // Not ours: nothing to drop.
+        return Farewell::Go;
+    }
+    let users = users(&view);
+    if !users.is_empty() {
+        if namespace_ends(context, &managed.namespace).await && database.age() > Duration::from_secs(20) {
+            return keep(format!("pipelines still use it: {}", users.join(", "))).await;
+        }
+        return Farewell::Wait(Problem::new(
+            "DeletionBlocked",
+            format!("pipelines still use it: {}; delete them first", users.join(", ")),
+        ));
+    }
+    let forced = resource.annotations().get(FORCE).map(String::as_str) == Some("true");
+    let mut steps = Vec::new();
+    if !forced {
+        steps.push(Step::RefuseUnlessDrained(managed.kind, managed.object.clone()));
+    }
+    steps.push(drop);
+    steps.push(Step::Release(managed.clone()));
+    match database.apply(&resource.key(), &steps).await {
+        Ok(_) => Farewell::Go,
+        Err(error) => {
+            if namespace_ends(context, &managed.namespace).await {
+                return keep(error.to_string()).await;
+            }
+            Farewell::Wait(Problem::new("DeletionBlocked", error.to_string()))
+        }
+    }
+}
+
+/// Whether the namespace is being deleted.
+async fn namespace_ends(context: &Context, namespace: &str) -> bool {
+    Api::<Namespace>::all(context.client.clone())
+        .get_opt(namespace)
+        .await
+        .is_ok_and(|found| found.is_none_or(|n| n.metadata.deletion_timestamp.is_some()))
+}
+
+/// An outbox or inbox as a resource describes it.
+pub trait Keeps:
+    Declared<Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+{
+    /// What it is in SQL.
+    const OBJECT: ObjectKind;
+    /// Its status.
+    type Status: Serialize;
+
+    /// Who claims what.
+    fn managed(&self, context: &Context) -> Managed;
+    /// Whether its data is dropped when it is deleted.
+    fn drops_data(&self) -> bool;
+    /// What must change.
+    ///
+    /// # Errors
+    /// What is wrong with the spec.
+    fn steps(&self, managed: &Managed, catalogue: &Catalogue) -> Result<Vec<Step>, Problem>;
+    /// Drops it with its data.
+    fn dropping(&self) -> Step;
+    /// Pipelines that use it.
+    fn users(&self, catalogue: &Catalogue) -> Vec<String>;
+    /// The generation that its status is about.
+    fn observed_generation(&self) -> Option<i64>;
+    /// The status that is true, and how much it differs from the one there.
+    fn status(&self, found: &Result<Arc<View>, Problem>, now: Timestamp) -> (Self::Status, Difference);
+}
+
+/// Makes everything be as the resource says, as far as that can be done now.
+pub async fn reconcile<K: Keeps>(context: &Context, key: &Key, resource: Option<Arc<K>>) -> Outcome {
+    let Some(resource) = resource else {
+        context.written.forget(key);
+        // What it claimed is let go by its database.
+        for database in context.databases.of(&key.namespace, |_| true) {
+            context.queue.add(&database.key());
+        }
+        return Outcome::done(Next::Await);
+    };
+    let managed = resource.managed(context);
+    if resource.deleting() {
+        return going(context, &*resource, &managed).await;
+    }
+    match set_finalizer(context, &*resource, resource.drops_data()).await {
+        Ok(false) => {}
+        // The watch brings it back with the change.
+        Ok(true) => return Outcome::done(Next::Await),
+        Err(error) => return Outcome::failed(error.to_string()),
+    }
+    match settle(context, &*resource, &managed).await {
+        // Changes were made; the look that follows comes back here.
+        Settled::Changed => Outcome::done(Next::Await),
+        Settled::As(view) => finish(context, &*resource, Ok(view), Next::Await).await,
+        Settled::Not(problem, next) => finish(context, &*resource, Err(problem), next).await,
+    }
+}
+
+enum Settled {
+    Changed,
+    As(Arc<View>),
+    Not(Problem, Next),
+}
+
+async fn settle<K: Keeps>(context: &Context, resource: &K, managed: &Managed) -> Settled {
+    let (database, view) = match database_of(context, resource) {
+        Ok(found) => found,
+        Err(problem) => return Settled::Not(problem, Next::Await),
+    };
+    if !database.has_seen_changes_of(&resource.key(), &view) {
+        return Settled::Changed;
+    }
+    let Some(catalogue) = &view.catalogue else {
+        return Settled::Changed;
+    };
+    let steps = match resource.steps(managed, catalogue) {
+        Ok(steps) => steps,
+        Err(problem) => return Settled::Not(problem, Next::Await),
+    };
+    if steps.is_empty() {
+        return Settled::As(view);
+    }
+    let claim = catalogue.claims.get(&(managed.kind, managed.object.clone()));
+    let drift = was_settled(resource.meta().generation, resource.observed_generation(), claim, managed);
+    match apply(context, &database, resource, &steps, drift).await {
+        Applied::Done => Settled::Changed,
+        Applied::Stands(problem) => Settled::Not(problem, Next::Await),
+        Applied::Fails(problem) => Settled::Not(problem, Next::Retry),
+    }
+}
+
+async fn finish<K: Keeps>(context: &Context, resource: &K, found: Result<Arc<View>, Problem>, next: Next) -> Outcome {
+    let (status, difference) = resource.status(&found, Timestamp::now());
+    if let Err(problem) = &found {
+        warn_of(context, resource, problem, difference).await;
+    }
+    match crate::status::write(context, resource, &status, difference).await {
+        Ok(Some(pause)) if next == Next::Await => Outcome::done(Next::After(pause)),
+        Ok(_) => Outcome::done(next),
+        Err(error) => Outcome::failed(error.to_string()),
+    }
+}
+
+/// An event for what somebody must do something about, when it is new.
+pub async fn warn_of<K: Declared>(context: &Context, resource: &K, problem: &Problem, difference: Difference) {
+    let worth = ["Conflict", "AlreadyExists", "Refused", "DeletionBlocked"];
+    if difference == Difference::Material && worth.contains(&problem.reason) {
+        context
+            .events
+            .warning(resource, problem.reason, "Apply", problem.message.clone())
+            .await;
+    }
+}
+
+async fn going<K: Keeps>(context: &Context, resource: &K, managed: &Managed) -> Outcome {
+    if !resource.finalizers().iter().any(|f| f == FINALIZER) {
+        return Outcome::done(Next::Await);
+    }
+    let users = |view: &View| view.catalogue.as_ref().map_or_else(Vec::new, |c| resource.users(c));
+    match drop_data(context, resource, managed, resource.dropping(), users).await {
+        Farewell::Go => match set_finalizer(context, resource, false).await {
+            Ok(_) => Outcome::done(Next::Await),
+            Err(error) => Outcome::failed(error.to_string()),
+        },
+        Farewell::Wait(problem) => {
+            let again = Next::After(Duration::from_secs(2));
+            finish(context, resource, Err(problem), again).await
+        }
+    }
+}
