@@ -221,6 +221,8 @@ CREATE TABLE tide.pipeline (
     idempotent   boolean NOT NULL DEFAULT true,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- The name that it was made with, once it has another one (52_rename.sql).
+    first_name   text UNIQUE,
     CHECK ((direction = 'forward') = (outbox_id IS NOT NULL AND group_id IS NOT NULL)),
     CHECK ((direction = 'reverse') = (inbox_id IS NOT NULL))
 );

@@ -18,7 +18,9 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass true or false.';
     END IF;
     SELECT p.direction INTO v_direction FROM tide.pipeline p WHERE p.name = p_name;
-    IF v_direction <> p_direction THEN
+    IF NOT FOUND THEN
+        PERFORM tide._check_new_pipeline(p_name);
+    ELSIF v_direction <> p_direction THEN
         RAISE EXCEPTION 'pipeline "%" exists already, as a % pipeline', p_name, v_direction
             USING ERRCODE = 'duplicate_object',
                   HINT = format('Choose another name, or delete it first: SELECT tide.relay_delete(%L).', p_name);

@@ -28,6 +28,7 @@ pub const FILES: &[(&str, &str)] = sql_files![
     "40_inbox.sql",
     "45_inbox_messages.sql",
     "50_pipeline.sql",
+    "52_rename.sql",
     "55_options.sql",
     "56_options_kafka.sql",
     "57_options_nats.sql",

@@ -130,6 +130,9 @@ CREATE TABLE tide.inbox_position (
     PRIMARY KEY (source_ref, consumer_group)
 ) WITH (fillfactor = 50);
 
+-- Pipelines can be renamed.
+ALTER TABLE tide.pipeline ADD COLUMN first_name text UNIQUE;
+
 -- Relays listen for webhooks, and count what came.
 ALTER TABLE tide.relay_member ADD COLUMN webhook_addr text;
 CREATE TABLE tide.webhook_counter (

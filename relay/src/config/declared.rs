@@ -105,6 +105,7 @@ impl Declared {
             redelivery: None,
             enabled: self.enabled,
             version: 0,
+            first_name: self.name.clone(),
             max_retries: self.max_retries,
         })
     }

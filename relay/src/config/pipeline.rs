@@ -31,6 +31,8 @@ pub(crate) struct PipelineRow {
     pub(crate) enabled: bool,
     /// Changes whenever the row does, by whatever statement.
     pub(crate) version: i64,
+    /// The name that it was made with; brokers know it by this one.
+    pub(crate) first_name: String,
 }
 
 impl PipelineRow {
@@ -51,6 +53,8 @@ impl PipelineRow {
 pub(crate) struct PipelineSpec {
     pub(crate) id: i32,
     pub(crate) name: String,
+    /// The name that it was made with; brokers know it by this one.
+    pub(crate) first_name: String,
     pub(crate) batch_size: usize,
     pub(crate) retry: Retry,
     /// Everything that its configuration keeps apart.
@@ -107,7 +111,7 @@ pub(crate) struct Retry {
 impl PipelineSpec {
     pub(crate) fn identity(&self) -> Identity {
         Identity {
-            pipeline: self.name.clone(),
+            pipeline: self.first_name.clone(),
             outbox: match &self.work {
                 Work::Forward(forward) => forward.outbox.clone(),
                 Work::Reverse(reverse) => reverse.inbox.clone(),
@@ -155,6 +159,7 @@ impl PipelineSpec {
             secrets,
             id: row.pipeline_id,
             name: row.name.clone(),
+            first_name: row.first_name.clone(),
             batch_size: usize::try_from(row.batch_size).unwrap_or(1).max(1),
             retry: Retry {
                 initial,
@@ -202,7 +207,7 @@ impl ReverseSpec {
                 .map(str::to_owned)
                 .collect()
         });
-        let source = SourceSpec::read(&row.connector, &row.name, options)?;
+        let source = SourceSpec::read(&row.connector, &row.first_name, options)?;
         source.check_identity(message_id_header.is_some(), dedup_key.is_some())?;
         Ok(Self {
             inbox: row.store.clone(),
@@ -240,6 +245,7 @@ mod tests {
             redelivery: None,
             enabled: true,
             version: 0,
+            first_name: "p".into(),
         }
     }
 

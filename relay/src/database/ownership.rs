@@ -151,7 +151,7 @@ pub(crate) const PIPELINES: &str =
     "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
             coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
             (SELECT max(r.redelivery_id) FROM tide.redelivery r WHERE r.pipeline_id = p.pipeline_id),
-            p.max_retries, p.enabled, p.xmin::text::bigint
+            p.max_retries, p.enabled, p.xmin::text::bigint, coalesce(p.first_name, p.name)
        FROM tide.pipeline p
        LEFT JOIN tide.outbox o USING (outbox_id)
        LEFT JOIN tide.inbox i USING (inbox_id)";
@@ -174,6 +174,7 @@ pub(crate) fn pipeline_row(row: &tokio_postgres::Row) -> Result<PipelineRow, tok
         max_retries: row.try_get(12)?,
         enabled: row.try_get(13)?,
         version: row.try_get(14)?,
+        first_name: row.try_get(15)?,
     })
 }
 

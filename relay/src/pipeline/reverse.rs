@@ -42,6 +42,7 @@ impl Run<'_> {
     pub(super) async fn attempt(&self, backoff: &mut Backoff) -> Result<(), Failure> {
         let reader = Reader {
             pipeline: self.spec.name.clone(),
+            first_name: self.spec.first_name.clone(),
             pipeline_id: self.spec.id,
             epoch: self.epoch,
             inbox_id: self.reverse.inbox_id,

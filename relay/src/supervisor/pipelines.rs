@@ -246,7 +246,14 @@ impl Pipelines {
                 release.push((id, epoch));
                 continue;
             };
-            if exit == Exit::Stopped && !running.leaving && self.rows.contains_key(&id) {
+            if exit == Exit::Stopped
+                && !running.leaving
+                && let Some(row) = self.rows.get(&id)
+            {
+                if row.name != running.row.name {
+                    tracing::info!(pipeline = running.row.name, "it is \"{}\" from now on", row.name);
+                    running.status.forget();
+                }
                 self.start(id, epoch);
                 continue;
             }

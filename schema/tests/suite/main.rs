@@ -19,6 +19,7 @@ mod pipeline;
 mod publish;
 mod purge;
 mod reference;
+mod rename;
 mod retention;
 mod sink_options;
 mod support;
