@@ -110,7 +110,7 @@ BEGIN
                           HINT = format('Delete the pipeline first: SELECT tide.relay_delete(%L).', v_pipelines[1]);
             END IF;
             LOCK TABLE ONLY tide.outbox_message IN ACCESS EXCLUSIVE MODE;
-            EXECUTE format('DROP TABLE tide.%I', v_outbox.table_name);
+            EXECUTE format('DROP TABLE IF EXISTS tide.%I', v_outbox.table_name);
             DELETE FROM tide.outbox o WHERE o.outbox_id = v_outbox.outbox_id;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN

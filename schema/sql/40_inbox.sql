@@ -142,7 +142,7 @@ BEGIN
             USING ERRCODE = 'dependent_objects_still_exist',
                   HINT = format('Delete the pipeline first: SELECT tide.relay_delete(%L).', v_pipelines[1]);
     END IF;
-    EXECUTE format('DROP TABLE tide.%I', v_inbox.table_name);
+    EXECUTE format('DROP TABLE IF EXISTS tide.%I', v_inbox.table_name);
     DELETE FROM tide.inbox i WHERE i.inbox_id = v_inbox.inbox_id;
 END $$;
 

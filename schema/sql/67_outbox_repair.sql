@@ -20,34 +20,41 @@ LANGUAGE sql STABLE AS $$
          WHERE b.value IS NOT NULL
            AND (a.relnamespace <> 'tide'::regnamespace OR NOT EXISTS (SELECT FROM tide.outbox o WHERE o.table_name = a.relname))),
     outbox AS MATERIALIZED (
-        SELECT o.outbox_id, o.name, o.table_name, o.enabled, c.oid, a.oid IS NOT NULL AS is_attached,
-               c.relkind = 'p' AND (SELECT count(*) = 7 FROM pg_catalog.pg_attribute t
-                                     WHERE t.attrelid = c.oid AND NOT t.attisdropped
-                                       AND t.attname IN ('xid', 'id', 'outbox', 'created_at', 'headers', 'payload', 'body')) AS fits
+        SELECT o.name, o.table_name, o.enabled, c.oid, EXISTS (SELECT FROM attached a WHERE a.oid = c.oid) AS is_attached,
+               CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'p' AND k.number = 7 END AS fits, k.id, k.xid
           FROM tide.outbox o
           LEFT JOIN pg_catalog.pg_class c ON c.relname = o.table_name AND c.relnamespace = 'tide'::regnamespace
-          LEFT JOIN attached a ON a.oid = c.oid
+         CROSS JOIN LATERAL (
+               SELECT count(*) AS number, max(t.attnum) FILTER (WHERE t.attname = 'id') AS id,
+                      max(t.attnum) FILTER (WHERE t.attname = 'xid') AS xid
+                 FROM pg_catalog.pg_attribute t
+                WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped
+                  AND t.attname IN ('xid', 'id', 'outbox', 'created_at', 'headers', 'payload', 'body')) k
          WHERE p_name IS NULL OR o.name = p_name),
+    leaf AS MATERIALIZED (
+        SELECT o.oid AS parent, pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
+          FROM outbox o
+          JOIN pg_catalog.pg_inherits i ON i.inhparent = o.oid
+          JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+         WHERE o.fits),
     -- Every upper bound of a partition is the lower bound of another.
-    edge AS (
-        SELECT l.parent, e.bound, sum(e.side) AS balance
-          FROM (SELECT o.oid AS parent, pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound
-                  FROM outbox o
-                  JOIN pg_catalog.pg_inherits i ON i.inhparent = o.oid
-                  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-                 WHERE o.fits) l,
-               LATERAL (VALUES (split_part(split_part(l.bound, 'FROM (', 2), ')', 1), 1),
-                               (split_part(split_part(l.bound, 'TO (', 2), ')', 1), -1)) e(bound, side)
-         GROUP BY l.parent, e.bound),
+    open_end AS (
+        SELECT e.parent, string_agg(e.bound, ' ' ORDER BY e.bound) AS bounds
+          FROM (SELECT b.parent, b.bound
+                  FROM (SELECT l.parent, split_part(split_part(l.bound, 'FROM (', 2), ')', 1) COLLATE "C" AS bound, 1 AS side FROM leaf l
+                        UNION ALL
+                        SELECT l.parent, split_part(split_part(l.bound, 'TO (', 2), ')', 1) COLLATE "C", -1 FROM leaf l) b
+                 GROUP BY b.parent, b.bound HAVING sum(b.side) <> 0) e
+         GROUP BY e.parent),
     fault(name, step, fault, oid) AS (
         SELECT s.name, 1, format('its table is called %s', s.oid::regclass), s.oid
           FROM stray s
-         WHERE s.oid IS DISTINCT FROM to_regclass(format('tide.%I', tide._table_name(s.name, '_outbox')))
+         WHERE s.oid IS DISTINCT FROM to_regclass('tide.' || quote_ident(tide._table_name(s.name, '_outbox')))
         UNION ALL
         SELECT u.name, 2, 'the row in tide.outbox is missing', u.oid
           FROM (SELECT s.name, s.oid FROM stray s
                 UNION
-                SELECT n.name, to_regclass(format('tide.%I', tide._table_name(n.name, '_outbox')))
+                SELECT n.name, to_regclass('tide.' || quote_ident(tide._table_name(n.name, '_outbox')))
                   FROM (SELECT p_name AS name
                         UNION
                         SELECT m.object FROM tide.managed_object m WHERE m.kind = 'outbox') n) u
@@ -61,18 +68,15 @@ LANGUAGE sql STABLE AS $$
           FROM outbox o WHERE NOT o.fits
         UNION ALL
         SELECT o.name, 5, 'no partition holds messages of some times', o.oid
-          FROM outbox o
-         WHERE o.fits
-           AND (SELECT string_agg(e.bound || ' ' || e.balance, ' ' ORDER BY e.bound COLLATE "C")
-                  FROM edge e WHERE e.parent = o.oid AND e.balance <> 0) IS DISTINCT FROM 'MAXVALUE -1 MINVALUE 1'
+          FROM outbox o LEFT JOIN open_end e ON e.parent = o.oid
+         WHERE o.fits AND e.bounds IS DISTINCT FROM 'MAXVALUE MINVALUE'
         UNION ALL
-        SELECT o.name, CASE k.name WHEN 'id' THEN 6 ELSE 7 END, format('the index on %s is missing', k.name), o.oid
+        SELECT o.name, k.step, format('the index on %s is missing', k.name), o.oid
           FROM outbox o
-         CROSS JOIN (VALUES ('id'), ('xid')) k(name)
-          JOIN pg_catalog.pg_attribute t ON t.attrelid = o.oid AND t.attname = k.name
+         CROSS JOIN LATERAL (VALUES (6, 'id', o.id), (7, 'xid', o.xid)) k(step, name, attnum)
          WHERE o.fits AND NOT EXISTS (SELECT FROM pg_catalog.pg_index x
                                        WHERE x.indrelid = o.oid AND x.indisvalid AND x.indpred IS NULL
-                                         AND x.indnkeyatts = 1 AND x.indkey[0] = t.attnum)
+                                         AND x.indnkeyatts = 1 AND x.indkey[0] = k.attnum)
         UNION ALL
         SELECT o.name, 8, format('%s %s no right on its table', string_agg(r.rolname, ', ' ORDER BY r.rolname),
                                  CASE count(*) WHEN 1 THEN 'has' ELSE 'have' END), o.oid
@@ -98,10 +102,12 @@ $$;
 
 CREATE OR REPLACE FUNCTION tide.outbox_faults()
 RETURNS TABLE (outbox_name text, fault text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT f.outbox_name, f.fault FROM tide._outbox_faults() f
-$$;
+BEGIN
+    -- Planned once for a session; that would take longer than to do it.
+    RETURN QUERY SELECT f.outbox_name, f.fault FROM tide._outbox_faults() f;
+END $$;
 
 COMMENT ON FUNCTION tide.outbox_faults() IS
 'What was changed by hand on outboxes so that they do not work as they should; one row for each, none when all is well. tide.outbox_repair puts it right. An outbox without a row is found by its table: when that is attached, or a resource manages the outbox. Reads catalogues only.';

@@ -6,11 +6,14 @@ RETURNS TABLE (inbox_name text, step integer, fault text, statement text)
 LANGUAGE sql STABLE AS $$
     WITH inbox AS MATERIALIZED (
         SELECT i.inbox_id, i.name, i.table_name, c.oid,
-               c.relkind = 'r' AND (SELECT count(*) = 16 FROM pg_catalog.pg_attribute t
-                                     WHERE t.attrelid = c.oid AND NOT t.attisdropped
-                                       AND t.attname IN ('id', 'event_id', 'source', 'payload', 'headers', 'received_at', 'processed_at',
-                                                         'retry_count', 'last_error', 'next_attempt_at', 'claimed_until', 'dedup_key',
-                                                         'source_ref', 'source_seq', 'claim', 'failed_at')) AS fits
+               CASE WHEN c.oid IS NOT NULL THEN
+                   c.relkind = 'r' AND (SELECT count(*) = 16 FROM pg_catalog.pg_attribute t
+                                         WHERE t.attrelid = c.oid AND NOT t.attisdropped
+                                           AND t.attname IN ('id', 'event_id', 'source', 'payload', 'headers', 'received_at',
+                                                             'processed_at', 'retry_count', 'last_error', 'next_attempt_at',
+                                                             'claimed_until', 'dedup_key', 'source_ref', 'source_seq', 'claim',
+                                                             'failed_at'))
+                   END AS fits
           FROM tide.inbox i
           LEFT JOIN pg_catalog.pg_class c ON c.relname = i.table_name AND c.relnamespace = 'tide'::regnamespace
          WHERE p_name IS NULL OR i.name = p_name),
@@ -27,7 +30,7 @@ LANGUAGE sql STABLE AS $$
                 UNION
                 SELECT m.object FROM tide.managed_object m WHERE m.kind = 'inbox') n
          WHERE NOT EXISTS (SELECT FROM tide.inbox i WHERE i.name = n.name)
-           AND to_regclass(format('tide.%I', tide._table_name(n.name, '_inbox'))) IS NOT NULL
+           AND to_regclass('tide.' || quote_ident(tide._table_name(n.name, '_inbox'))) IS NOT NULL
         UNION ALL
         SELECT i.name, 2, format('table tide.%I is missing', i.table_name), NULL
           FROM inbox i WHERE i.oid IS NULL
@@ -62,10 +65,12 @@ $$;
 
 CREATE OR REPLACE FUNCTION tide.inbox_faults()
 RETURNS TABLE (inbox_name text, fault text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT f.inbox_name, f.fault FROM tide._inbox_faults() f
-$$;
+BEGIN
+    -- Planned once for a session; that would take longer than to do it.
+    RETURN QUERY SELECT f.inbox_name, f.fault FROM tide._inbox_faults() f;
+END $$;
 
 COMMENT ON FUNCTION tide.inbox_faults() IS
 'What was changed by hand on inboxes so that they do not work as they should; one row for each, none when all is well. tide.inbox_repair puts it right. An inbox without a row is found when its table is there and a resource manages it. Reads catalogues only.';

@@ -49,9 +49,16 @@ $$;
 
 CREATE OR REPLACE FUNCTION tide.granted_roles()
 RETURNS TABLE (kind text, object text, "right" text, role text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH object AS (
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH other AS MATERIALIZED (
+        SELECT r.oid, r.rolname FROM pg_roles r
+         WHERE r.rolname NOT IN ('tide_admin', 'tide_publisher', 'tide_relay', 'tide_reader')
+           AND r.oid <> (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'tide')),
+    object AS (
         SELECT 'outbox' AS kind, o.name, c.oid, c.relacl
           FROM tide.outbox o JOIN pg_class c ON c.relname = o.table_name AND c.relnamespace = 'tide'::regnamespace
         UNION ALL
@@ -60,10 +67,12 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     entry AS (
         SELECT o.kind, o.name, a.grantee, a.privilege_type, NULL::name AS attname
           FROM object o, aclexplode(o.relacl) a
+         WHERE a.grantee IN (SELECT r.oid FROM other r)
         UNION ALL
         SELECT o.kind, o.name, a.grantee, a.privilege_type, t.attname
-          FROM object o JOIN pg_attribute t ON t.attrelid = o.oid AND t.attacl IS NOT NULL AND NOT t.attisdropped,
-               aclexplode(t.attacl) a),
+          FROM object o JOIN pg_attribute t ON t.attrelid = o.oid AND t.attnum > 0 AND t.attacl IS NOT NULL AND NOT t.attisdropped,
+               aclexplode(t.attacl) a
+         WHERE a.grantee IN (SELECT r.oid FROM other r)),
     -- On the whole table, or on each of these columns.
     wanted(kind, "right", privilege_type, columns) AS (
         VALUES ('outbox', 'publish', 'INSERT', ARRAY['headers', 'payload']::name[]),
@@ -78,9 +87,7 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         HAVING bool_or(e.attname IS NULL) OR array_agg(e.attname) @> w.columns),
     held AS (
         SELECT m.kind, m.name, m."right", m.grantee, r.rolname
-          FROM met m JOIN pg_roles r ON r.oid = m.grantee
-         WHERE r.rolname NOT IN ('tide_admin', 'tide_publisher', 'tide_relay', 'tide_reader')
-           AND r.oid <> (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'tide')
+          FROM met m JOIN other r ON r.oid = m.grantee
          GROUP BY m.kind, m.name, m."right", m.grantee, r.rolname
         HAVING count(*) = (SELECT count(*) FROM wanted w WHERE w.kind = m.kind AND w."right" = m."right")),
     -- Asked once for a role, not for each object.
@@ -90,8 +97,8 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT h.kind, h.name, h."right", h.rolname::text
       FROM held h JOIN able b USING (grantee, "right")
      WHERE b.may
-     ORDER BY h.kind, h.name, h."right", h.rolname
-$$;
+     ORDER BY h.kind, h.name, h."right", h.rolname;
+END $$;
 
 COMMENT ON FUNCTION tide.granted_roles() IS
 'Which roles, besides the owner and the four of pg-tide, were given a right on an outbox (publish, consume) or inbox (process) and have all of what it needs, as tide.outbox_grant_publish and its like give it.';

@@ -264,7 +264,7 @@ async fn try_change(client: &mut Client, create: bool) -> Result<Installed, Erro
             let Some(sql) = files::print_upgrade(found.version) else {
                 return Err(Error::NoPath { found: found.version });
             };
-            check_may_upgrade(&transaction).await?;
+            become_owner(&transaction).await?;
             transaction.batch_execute(LOCK_TIMEOUT).await?;
             transaction.batch_execute(&sql).await?;
             transaction.commit().await?;
@@ -342,25 +342,30 @@ async fn check_may_create(client: &impl GenericClient) -> Result<(), Error> {
     .await?)
 }
 
-async fn check_may_upgrade(client: &impl GenericClient) -> Result<(), Error> {
+/// What the upgrade makes belongs to whom the rest belongs to: functions act
+/// with their owner's rights.
+async fn become_owner(client: &impl GenericClient) -> Result<(), Error> {
     let row = client
         .query_one(
-            "SELECT pg_has_role(n.nspowner, 'USAGE'), quote_ident(r.rolname)
+            "SELECT pg_has_role(n.nspowner, 'MEMBER'), quote_ident(r.rolname), r.rolname <> current_user
                FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'tide'",
             &[],
         )
         .await?;
-    if row.get(0) {
-        return Ok(());
+    let (member, owner, other): (bool, String, bool) = (row.get(0), row.get(1), row.get(2));
+    if !member {
+        return Err(forbidden(
+            client,
+            "upgrade schema \"tide\"",
+            &format!("GRANT {owner}"),
+            &format!(", or connect as its owner {owner}"),
+        )
+        .await?);
     }
-    let owner: String = row.get(1);
-    Err(forbidden(
-        client,
-        "upgrade schema \"tide\"",
-        &format!("GRANT {owner}"),
-        &format!(", or connect as its owner {owner}"),
-    )
-    .await?)
+    if other {
+        client.batch_execute(&format!("SET LOCAL ROLE {owner}")).await?;
+    }
+    Ok(())
 }
 
 async fn forbidden(

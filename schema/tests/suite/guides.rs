@@ -5,7 +5,7 @@ use crate::support::{Database, unique};
 const PAGES: [&str; 3] = ["operations", "troubleshooting", "retention"];
 
 /// The blocks marked `sql` of a page.
-fn blocks(page: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str) -> Vec<String> {
     let path = format!("{}/../docs/guide/{page}.md", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let after = text.split("\n```sql\n").skip(1);

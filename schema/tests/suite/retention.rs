@@ -287,3 +287,98 @@ async fn through_two_weeks_of_many_messages_partitions_are_there_and_no_more_tha
     let kept = session.number("SELECT count(*) FROM tide.orders_outbox").await;
     assert!((24 * 500..=37 * 500).contains(&kept), "{kept} messages");
 }
+
+/// Every time has its partition, whatever the periods before and after, also
+/// when clocks that were ahead have put messages into partitions to come.
+#[tokio::test]
+async fn another_retention_leaves_no_time_without_a_partition_and_loses_nothing() {
+    for (before, after) in [(96, 4), (4, 96), (1, 672), (672, 1), (24, 28)] {
+        for early in ["", "30 hours", "60 hours", "90 days"] {
+            let (_database, session) = Database::installed().await;
+            session
+                .run(&format!(
+                    "SELECT tide.outbox_create('orders', {before}), tide.create_consumer_group('g', 'orders')"
+                ))
+                .await;
+            let mut messages = 0;
+            let publish = |ahead: &str| {
+                format!(
+                    "INSERT INTO tide.orders_outbox (created_at, payload) VALUES (now() + interval '{ahead}', '1')"
+                )
+            };
+            for ahead in ["0", early].iter().filter(|ahead| !ahead.is_empty()) {
+                session.run(&publish(ahead)).await;
+                messages += 1;
+            }
+            let set = format!("SELECT tide.outbox_set_retention('orders', {after})");
+            assert_eq!(session.row(&set).await, "t");
+            assert_eq!(session.row(&set).await, "f");
+            assert_eq!(
+                session
+                    .row("SELECT retention = make_interval(hours => 0) + partition_period * 4 OR partition_period = '7 days' FROM tide.outbox")
+                    .await,
+                if after == 28 || after == 1 { "f" } else { "t" }
+            );
+            for ahead in ["0 hours", "3 hours", "20 hours", "2 days", "9 days", "60 days"] {
+                make_ahead(&session, ahead).await;
+                assert_whole(&session).await;
+                assert!(
+                    make_ahead(&session, ahead).await.is_empty(),
+                    "{before} to {after}, {early}: done at once"
+                );
+                session.run(&publish(ahead)).await;
+                messages += 1;
+            }
+            drop_passed(&session, "60 days").await;
+            assert_whole(&session).await;
+            assert_eq!(
+                session.number("SELECT count(*) FROM tide.orders_outbox").await,
+                messages
+            );
+            assert_eq!(
+                session.number("SELECT lag FROM tide.consumer_lag").await,
+                messages,
+                "the group has had none of them"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn retention_is_set_while_others_publish_and_by_the_rules_of_its_making() {
+    let (database, session) = Database::installed().await;
+    session.run("SELECT tide.outbox_create('orders')").await;
+    let other = database.session().await;
+    other
+        .run("BEGIN; SELECT tide.outbox_publish('orders', '1')")
+        .await;
+    session
+        .run("SET lock_timeout = '1s'; BEGIN; SELECT tide.outbox_set_retention('orders', 96)")
+        .await;
+    other
+        .run("SET lock_timeout = '1s'; SELECT tide.outbox_publish('orders', '2'); COMMIT; SELECT tide.outbox_publish('orders', '3')")
+        .await;
+    session.run("COMMIT").await;
+    assert_eq!(
+        session
+            .row("SELECT retention, partition_period FROM tide.outbox")
+            .await,
+        "96:00:00|24:00:00"
+    );
+    for hours in ["0", "876001", "NULL"] {
+        session
+            .refuses(
+                &format!("SELECT tide.outbox_set_retention('orders', {hours})"),
+                "22023",
+                &["1 to 876000"],
+            )
+            .await;
+    }
+    session
+        .refuses(
+            "SELECT tide.outbox_set_retention('order', 5)",
+            "42704",
+            &["Did you mean \"orders\""],
+        )
+        .await;
+}

@@ -9,7 +9,7 @@ use crate::support::{Database, Session};
 
 /// What earlier versions installed, the first being version 1, and under which
 /// release.
-const EARLIER: &[(&str, &str)] = &[(include_str!("../fixtures/version-1.sql"), "0.1.0")];
+pub(crate) const EARLIER: &[(&str, &str)] = &[(include_str!("../fixtures/version-1.sql"), "0.1.0")];
 
 /// What users made in every version alike.
 fn used(role: &str) -> String {
@@ -196,6 +196,33 @@ async fn somebody_elses_role_cannot_upgrade_and_learns_who_can() {
         error.contains("may not upgrade schema \"tide\"") && error.contains("connect as its owner"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn what_a_member_of_the_owner_upgrades_belongs_to_the_owner() {
+    let database = Database::empty().await;
+    let (owner, member) = (database.role("").await, database.role("").await);
+    let admin = database.session().await;
+    admin
+        .run(&format!(
+            "GRANT CREATE ON DATABASE {} TO {owner}; GRANT {owner} TO {member}",
+            database.name
+        ))
+        .await;
+    let session = database.session_of(&owner).await;
+    session.run(EARLIER[0].0).await;
+    let mut other = database.session_of(&member).await;
+    upgrade(&mut other.0).await.unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(other.row("SELECT current_user").await, member);
+    let others = session
+        .rows(
+            "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'tide'::regnamespace AND c.relowner <> current_user::regrole
+             UNION ALL
+             SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'tide'::regnamespace AND p.proowner <> current_user::regrole",
+        )
+        .await;
+    assert!(others.is_empty(), "{others:?}");
+    session.run("SELECT * FROM tide.managed_objects()").await;
 }
 
 #[tokio::test]
