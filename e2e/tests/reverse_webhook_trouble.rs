@@ -239,6 +239,14 @@ async fn slow_senders_are_given_up_and_hold_up_nobody() {
     let mut answer = String::new();
     chunked.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // Who asks before he sends too much is told before.
+    let mut asking = TcpStream::connect(address).await.unwrap();
+    let head =
+        "POST /webhook/p HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5000000\r\n\r\n";
+    asking.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    asking.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     relay
         .await_metric(SOON, r#"pg_tide_relay_inflight{pipeline="p"} 0"#)
         .await;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -69,7 +69,9 @@ impl Exchange {
         };
         let intake = open.as_ref().map_or(&self.nobody, |open| &open.intake);
         intake.answered(answer.status.as_u16(), answer.error());
-        if body.is_end_stream() || read_off(body).await {
+        // To read on would be to tell a sender who asked first to send it.
+        let asked_first = head.headers.contains_key(EXPECT);
+        if body.is_end_stream() || (!asked_first && read_off(body).await) {
             return answer;
         }
         answer.closing()
