@@ -31,17 +31,32 @@ impl Cluster {
         let crds = charts.join("pg-tide-crds");
         let operator = charts.join("pg-tide-operator");
         let (repository, tag) = self.image().rsplit_once(':').unwrap();
-        let wait = ["--wait", "--timeout=90s", "--create-namespace", "--namespace", OPERATOR_NAMESPACE];
+        let wait = [
+            "--wait",
+            "--timeout=90s",
+            "--create-namespace",
+            "--namespace",
+            OPERATOR_NAMESPACE,
+        ];
         let image = [
             format!("--set=image.repository={repository}"),
             format!("--set=image.tag={tag}"),
             // Loaded into the node, to be had nowhere else.
             "--set=image.pullPolicy=Never".to_owned(),
         ];
-        let crds = [&["upgrade", "--install", "pg-tide-crds", crds.to_str().unwrap()], &wait[..]].concat();
+        let crds = [
+            &["upgrade", "--install", "pg-tide-crds", crds.to_str().unwrap()],
+            &wait[..],
+        ]
+        .concat();
         self.helm(&crds).await.unwrap_or_else(|e| panic!("{e}"));
         let mut install = [
-            &["upgrade", "--install", "pg-tide-operator", operator.to_str().unwrap()],
+            &[
+                "upgrade",
+                "--install",
+                "pg-tide-operator",
+                operator.to_str().unwrap(),
+            ],
             &wait[..],
             settings,
         ]

@@ -154,7 +154,13 @@ fn ready(status: &PipelineStatus) -> (&str, &str, &str) {
 #[test]
 fn ready_says_what_the_relay_reports() {
     for (enabled, value, status, reason, words) in [
-        (true, json!({"state": "running", "owner": "pod-1"}), "True", "Running", ""),
+        (
+            true,
+            json!({"state": "running", "owner": "pod-1"}),
+            "True",
+            "Running",
+            "",
+        ),
         (
             true,
             json!({"state": "retrying", "owner": "pod-1", "error": "no broker at k:9092"}),
@@ -169,10 +175,28 @@ fn ready_says_what_the_relay_reports() {
             "Misconfigured",
             "no such file",
         ),
-        (true, json!({"state": "starting", "owner": "pod-1"}), "Unknown", "Starting", ""),
-        (true, json!({"state": "no live relay"}), "False", "NoLiveRelay", "1 of 2 pods"),
+        (
+            true,
+            json!({"state": "starting", "owner": "pod-1"}),
+            "Unknown",
+            "Starting",
+            "",
+        ),
+        (
+            true,
+            json!({"state": "no live relay"}),
+            "False",
+            "NoLiveRelay",
+            "1 of 2 pods",
+        ),
         (true, json!({"state": "unowned"}), "False", "NoOwner", ""),
-        (false, json!({"state": "disabled"}), "False", "Paused", "spec.enabled"),
+        (
+            false,
+            json!({"state": "disabled"}),
+            "False",
+            "Paused",
+            "spec.enabled",
+        ),
     ] {
         let status_now = status::of(
             &pipeline(enabled),
@@ -193,20 +217,32 @@ fn a_database_that_is_away_is_not_ready_for_its_own_reason() {
     let status_now = status::of(&pipeline(true), &found, None, Timestamp::UNIX_EPOCH);
     let (is, why, message) = ready(&status_now);
     assert_eq!((is, why), ("False", "DatabaseUnavailable"));
-    assert!(message.contains("AuthenticationFailed: wrong password"), "{message}");
+    assert!(
+        message.contains("AuthenticationFailed: wrong password"),
+        "{message}"
+    );
 }
 
 #[test]
 fn only_what_somebody_must_know_is_written_at_once() {
-    let of = |found: &Result<Arc<View>, Problem>| status::of(&pipeline(true), found, None, Timestamp::UNIX_EPOCH);
+    let of =
+        |found: &Result<Arc<View>, Problem>| status::of(&pipeline(true), found, None, Timestamp::UNIX_EPOCH);
     let running = of(&seen(report(json!({"state": "running", "owner": "pod-1"}))));
     assert_eq!(status::difference(None, &running), Difference::Material);
-    assert_eq!(status::difference(Some(&running), &running.clone()), Difference::None);
+    assert_eq!(
+        status::difference(Some(&running), &running.clone()),
+        Difference::None
+    );
     let mut faster = running.clone();
     faster.rate = Some("7/s".into());
     assert_eq!(status::difference(Some(&running), &faster), Difference::Figures);
-    let failing = of(&seen(report(json!({"state": "retrying", "owner": "pod-1", "error": "gone"}))));
+    let failing = of(&seen(report(
+        json!({"state": "retrying", "owner": "pod-1", "error": "gone"}),
+    )));
     assert_eq!(status::difference(Some(&running), &failing), Difference::Material);
-    assert_eq!(status::warnings(Some(&running), &failing), [("DeliveryFailing", "gone".to_owned())]);
+    assert_eq!(
+        status::warnings(Some(&running), &failing),
+        [("DeliveryFailing", "gone".to_owned())]
+    );
     assert_eq!(status::warnings(Some(&failing), &failing), []);
 }

@@ -202,6 +202,9 @@ struct RelayArguments {
         default_value = "default"
     )]
     relay_group_id: String,
+    /// Name of this relay where owners are shown; without it host name and process id
+    #[arg(long, env = "PG_TIDE_RELAY_NAME", value_name = "NAME")]
+    relay_name: Option<String>,
     /// Where /metrics, /livez and /readyz are served
     #[arg(
         long,

@@ -51,10 +51,13 @@ pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
     };
     let webhooks = listener.as_ref().map(|l| (l.address(), l.routes()));
     let listening = listener.map(|listener| tokio::spawn(listener.run(stop.clone())));
-    let host = hostname::get().map_or_else(|_| "relay".into(), |h| h.to_string_lossy().into_owned());
+    let name = arguments.relay_name.clone().unwrap_or_else(|| {
+        let host = hostname::get().map_or_else(|_| "relay".into(), |h| h.to_string_lossy().into_owned());
+        format!("{host}-{}", std::process::id())
+    });
     let settings = Settings {
         relay_group: group.to_owned(),
-        name: format!("{host}-{}", std::process::id()),
+        name,
         webhooks,
     };
     tracing::info!(

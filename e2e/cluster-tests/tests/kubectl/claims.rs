@@ -10,7 +10,11 @@ async fn two_resources_for_one_outbox() {
     scene.apply(&[outbox("events")]).await;
     scene.ready("outbox/events").await;
     scene
-        .apply(&[resource("Outbox", "other", &json!({"databaseRef": {"name": "db"}, "name": "events"}))])
+        .apply(&[resource(
+            "Outbox",
+            "other",
+            &json!({"databaseRef": {"name": "db"}, "name": "events"}),
+        )])
         .await;
     let message = scene.not_ready("outbox/other", "Conflict").await;
     assert!(message.contains(r#"Outbox "events""#), "{message}");
@@ -19,7 +23,14 @@ async fn two_resources_for_one_outbox() {
     scene.namespace.kubectl(&["delete", "outbox", "events"]).await;
     scene
         .namespace
-        .kubectl(&["patch", "outbox", "other", "--type=merge", "--patch", r#"{"spec": {"adoptionPolicy": "Adopt"}}"#])
+        .kubectl(&[
+            "patch",
+            "outbox",
+            "other",
+            "--type=merge",
+            "--patch",
+            r#"{"spec": {"adoptionPolicy": "Adopt"}}"#,
+        ])
         .await;
     scene.ready("outbox/other").await;
 }
@@ -36,9 +47,13 @@ async fn an_outbox_that_was_made_by_hand() {
     let hours = "SELECT (extract(epoch FROM retention) / 3600)::int FROM tide.outbox";
     assert_eq!(scene.db.text(hours).await, "12", "left alone");
     scene
-        .apply(&[resource("Outbox", "events", &json!({
-            "databaseRef": {"name": "db"}, "adoptionPolicy": "Adopt", "retention": "48h",
-        }))])
+        .apply(&[resource(
+            "Outbox",
+            "events",
+            &json!({
+                "databaseRef": {"name": "db"}, "adoptionPolicy": "Adopt", "retention": "48h",
+            }),
+        )])
         .await;
     scene.ready("outbox/events").await;
     assert_eq!(scene.db.text(hours).await, "48");
@@ -51,20 +66,30 @@ async fn rights_come_and_go_with_the_list() {
     let scene = Scene::begun("rights").await;
     let role = scene.name.clone();
     scene.ready("tidedatabase/db").await;
-    scene.db.superuser().await.batch_execute(&format!("CREATE ROLE {role}")).await.unwrap();
+    scene
+        .db
+        .superuser()
+        .await
+        .batch_execute(&format!("CREATE ROLE {role}"))
+        .await
+        .unwrap();
     let spec = |publishers: &[&str]| json!({"databaseRef": {"name": "db"}, "publishers": publishers});
     let may = format!("SELECT has_any_column_privilege('{role}', 'tide.events_outbox', 'INSERT')");
 
-    scene.apply(&[resource("Outbox", "events", &spec(&["nobody_at_all"]))]).await;
+    scene
+        .apply(&[resource("Outbox", "events", &spec(&["nobody_at_all"]))])
+        .await;
     let message = scene.not_ready("outbox/events", "Refused").await;
-    assert!(message.contains(r#"role "nobody_at_all" does not exist"#), "{message}");
+    assert!(
+        message.contains(r#"role "nobody_at_all" does not exist"#),
+        "{message}"
+    );
 
-    scene.apply(&[resource("Outbox", "events", &spec(&[&role]))]).await;
+    scene
+        .apply(&[resource("Outbox", "events", &spec(&[&role]))])
+        .await;
     scene.ready("outbox/events").await;
     assert_eq!(scene.db.text(&may).await, "t");
     scene.apply(&[resource("Outbox", "events", &spec(&[]))]).await;
-    scene
-        .db
-        .await_text(crate::scene::HONEST, &may, "f")
-        .await;
+    scene.db.await_text(crate::scene::HONEST, &may, "f").await;
 }

@@ -21,7 +21,11 @@ async fn a_pipeline_stops_and_its_position_stays() {
     scene.apply(&[scene.pipeline("p", "events")]).await;
     scene.ready("pipeline/p").await;
     let records = pg_tide_e2e::kafka::await_records(&scene.bed.kafka, &scene.name, 2, SOON).await;
-    assert_eq!(pg_tide_e2e::kafka::values(&records), [1, 2], "nothing twice, nothing left out");
+    assert_eq!(
+        pg_tide_e2e::kafka::values(&records),
+        [1, 2],
+        "nothing twice, nothing left out"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,18 +39,28 @@ async fn retained_data_stays_and_is_taken_back() {
         .db
         .await_text(HONEST, "SELECT count(*) FROM tide.managed_object", "0")
         .await;
-    assert_eq!(scene.db.text("SELECT count(*) FROM tide.events_outbox").await, "1");
+    assert_eq!(
+        scene.db.text("SELECT count(*) FROM tide.events_outbox").await,
+        "1"
+    );
 
     scene.apply(&[outbox("events")]).await;
     let message = scene.not_ready("outbox/events", "AlreadyExists").await;
     assert!(message.contains("adoptionPolicy"), "{message}");
     scene
-        .apply(&[resource("Outbox", "events", &json!({
-            "databaseRef": {"name": "db"}, "adoptionPolicy": "Adopt",
-        }))])
+        .apply(&[resource(
+            "Outbox",
+            "events",
+            &json!({
+                "databaseRef": {"name": "db"}, "adoptionPolicy": "Adopt",
+            }),
+        )])
         .await;
     scene.ready("outbox/events").await;
-    assert_eq!(scene.db.text("SELECT count(*) FROM tide.events_outbox").await, "1");
+    assert_eq!(
+        scene.db.text("SELECT count(*) FROM tide.events_outbox").await,
+        "1"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +72,10 @@ async fn dropped_data_waits_until_it_is_delivered() {
     scene.apply(&[resource("Outbox", "events", &spec)]).await;
     scene.ready("outbox/events").await;
     scene.db.publish_number("events", 1).await;
-    scene.namespace.kubectl(&["delete", "outbox", "events", "--wait=false"]).await;
+    scene
+        .namespace
+        .kubectl(&["delete", "outbox", "events", "--wait=false"])
+        .await;
     let message = scene.not_ready("outbox/events", "DeletionBlocked").await;
     assert!(message.contains("1 messages of outbox \"events\""), "{message}");
     scene
@@ -70,7 +87,10 @@ async fn dropped_data_waits_until_it_is_delivered() {
         .kubectl(&["wait", "--for=delete", "outbox/events", "--timeout=20s"])
         .await;
     assert_eq!(
-        scene.db.text("SELECT to_regclass('tide.events_outbox') IS NULL").await,
+        scene
+            .db
+            .text("SELECT to_regclass('tide.events_outbox') IS NULL")
+            .await,
         "t"
     );
 }
@@ -91,18 +111,23 @@ async fn a_namespace_goes_in_one_go() {
     scene
         .namespace
         .cluster()
-        .kubectl(&["wait", "--for=delete", &format!("namespace/{name}"), "--timeout=90s"])
+        .kubectl(&[
+            "wait",
+            "--for=delete",
+            &format!("namespace/{name}"),
+            "--timeout=90s",
+        ])
         .await
         .unwrap();
     scene
         .db
-        .await_text(
-            Duration::from_secs(20),
-            "SELECT count(*) FROM tide.pipeline",
-            "0",
-        )
+        .await_text(Duration::from_secs(20), "SELECT count(*) FROM tide.pipeline", "0")
         .await;
-    assert_eq!(scene.db.text("SELECT count(*) FROM tide.outbox").await, "1", "retained");
+    assert_eq!(
+        scene.db.text("SELECT count(*) FROM tide.outbox").await,
+        "1",
+        "retained"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

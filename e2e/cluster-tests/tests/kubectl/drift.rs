@@ -39,7 +39,10 @@ async fn of_rows_and_tables() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_what_was_made_in_kubernetes() {
     let scene = Scene::to_kafka("drift_objects").await;
-    scene.namespace.kubectl(&["delete", "deployment", "db-relay-default", "--wait=false"]).await;
+    scene
+        .namespace
+        .kubectl(&["delete", "deployment", "db-relay-default", "--wait=false"])
+        .await;
     scene
         .namespace
         .await_field(HONEST, "deployment/db-relay-default", "{.spec.replicas}", "1")
@@ -48,10 +51,19 @@ async fn of_what_was_made_in_kubernetes() {
     assert!(note.contains("Deployment"), "{note}");
     scene.ready("pipeline/p").await;
 
-    scene.namespace.kubectl(&["delete", "secret", "db-relay-default"]).await;
     scene
         .namespace
-        .await_value(HONEST, "secret/db-relay-default", "{.data.database-url}", "is there", |v| !v.is_empty())
+        .kubectl(&["delete", "secret", "db-relay-default"])
+        .await;
+    scene
+        .namespace
+        .await_value(
+            HONEST,
+            "secret/db-relay-default",
+            "{.data.database-url}",
+            "is there",
+            |v| !v.is_empty(),
+        )
         .await;
     scene
         .namespace

@@ -19,7 +19,10 @@ async fn a_missing_secret() {
 
     scene.secret("later", &[("other", "x")]).await;
     let message = scene.not_ready("pipeline/q", "SecretKeyNotFound").await;
-    assert!(message.contains(r#"no key "password"; it has other"#), "{message}");
+    assert!(
+        message.contains(r#"no key "password"; it has other"#),
+        "{message}"
+    );
 
     let before = scene.pods().await;
     scene.secret("later", &[("password", "x")]).await;
@@ -33,7 +36,9 @@ async fn a_missing_secret() {
 async fn a_wrong_password() {
     let scene = Scene::to_kafka("wrong_password").await;
     let good = scene.db.url();
-    scene.secret("db", &[("uri", &good.replace("tide:tide@", "tide:wrong@"))]).await;
+    scene
+        .secret("db", &[("uri", &good.replace("tide:tide@", "tide:wrong@"))])
+        .await;
     let message = scene.not_ready("tidedatabase/db", "AuthenticationFailed").await;
     assert!(message.contains("check user name and password"), "{message}");
     assert!(!message.contains("wrong@"), "{message}");
@@ -64,10 +69,17 @@ async fn what_a_resource_names_and_is_not_there() {
     let message = scene.not_ready("pipeline/p", "OutboxNotFound").await;
     assert!(message.contains(r#"Outbox "events" does not exist"#), "{message}");
     scene
-        .apply(&[resource("Outbox", "events", &json!({"databaseRef": {"name": "other"}}))])
+        .apply(&[resource(
+            "Outbox",
+            "events",
+            &json!({"databaseRef": {"name": "other"}}),
+        )])
         .await;
     let message = scene.not_ready("outbox/events", "TideDatabaseNotFound").await;
-    assert!(message.contains(r#"TideDatabase "other" does not exist"#), "{message}");
+    assert!(
+        message.contains(r#"TideDatabase "other" does not exist"#),
+        "{message}"
+    );
     scene.not_ready("pipeline/p", "DatabaseMismatch").await;
 
     scene.apply(&[crate::scene::outbox("second")]).await;
@@ -75,16 +87,23 @@ async fn what_a_resource_names_and_is_not_there() {
     pipeline["spec"]["relayGroupId"] = json!("eu");
     scene.apply(&[pipeline.clone()]).await;
     let message = scene.not_ready("pipeline/q", "RelayGroupNotFound").await;
-    assert!(message.contains(r#"no relay group "eu"; it has default"#), "{message}");
+    assert!(
+        message.contains(r#"no relay group "eu"; it has default"#),
+        "{message}"
+    );
     pipeline["spec"]["relayGroupId"] = json!("default");
     pipeline["spec"]["forward"]["consumerGroup"] = json!("readers");
     scene.apply(&[pipeline]).await;
     let message = scene.not_ready("pipeline/q", "ConsumerGroupNotFound").await;
     assert!(message.contains("spec.consumerGroups of Outbox"), "{message}");
     scene
-        .apply(&[resource("Outbox", "second", &json!({
-            "databaseRef": {"name": "db"}, "consumerGroups": [{"name": "readers"}],
-        }))])
+        .apply(&[resource(
+            "Outbox",
+            "second",
+            &json!({
+                "databaseRef": {"name": "db"}, "consumerGroups": [{"name": "readers"}],
+            }),
+        )])
         .await;
     scene.ready("pipeline/q").await;
 }
@@ -125,7 +144,10 @@ async fn a_missing_topic() {
     let mut pipeline = scene.pipeline("p", "events");
     pipeline["spec"]["forward"]["sink"]["kafka"]["brokers"] = json!([bed.kafka]);
     scene.apply(&[pipeline]).await;
-    scene.namespace.await_condition(crate::scene::SOON, "outbox/events", "Ready", "True").await;
+    scene
+        .namespace
+        .await_condition(crate::scene::SOON, "outbox/events", "Ready", "True")
+        .await;
     scene.db.publish_number("events", 1).await;
     let message = scene.not_ready("pipeline/p", "DeliveryFailing").await;
     assert!(message.contains(&scene.name), "{message}");

@@ -17,11 +17,22 @@ async fn topic_batch_size_and_switch() {
     let patch = json!({"spec": {"forward": {"batchSize": 7, "sink": {"kafka": {"topic": other}}}}});
     scene
         .namespace
-        .kubectl(&["patch", "pipeline", "p", "--type=merge", "--patch", &patch.to_string()])
+        .kubectl(&[
+            "patch",
+            "pipeline",
+            "p",
+            "--type=merge",
+            "--patch",
+            &patch.to_string(),
+        ])
         .await;
     scene
         .db
-        .await_text(Duration::from_secs(2), "SELECT batch_size FROM tide.pipeline WHERE name = 'p'", "7")
+        .await_text(
+            Duration::from_secs(2),
+            "SELECT batch_size FROM tide.pipeline WHERE name = 'p'",
+            "7",
+        )
         .await;
     println!("in SQL after {:?}, kubectl's own time included", begun.elapsed());
     scene.db.publish_number("events", 1).await;
@@ -29,13 +40,27 @@ async fn topic_batch_size_and_switch() {
 
     scene
         .namespace
-        .kubectl(&["patch", "pipeline", "p", "--type=merge", "--patch", r#"{"spec": {"enabled": false}}"#])
+        .kubectl(&[
+            "patch",
+            "pipeline",
+            "p",
+            "--type=merge",
+            "--patch",
+            r#"{"spec": {"enabled": false}}"#,
+        ])
         .await;
     scene.not_ready("pipeline/p", "Paused").await;
     scene.db.publish_number("events", 2).await;
     scene
         .namespace
-        .kubectl(&["patch", "pipeline", "p", "--type=merge", "--patch", r#"{"spec": {"enabled": true}}"#])
+        .kubectl(&[
+            "patch",
+            "pipeline",
+            "p",
+            "--type=merge",
+            "--patch",
+            r#"{"spec": {"enabled": true}}"#,
+        ])
         .await;
     scene.ready("pipeline/p").await;
     let records = kafka::await_records(&scene.bed.kafka, &other, 2, SOON).await;

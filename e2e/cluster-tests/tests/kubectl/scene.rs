@@ -44,7 +44,9 @@ impl Scene {
     /// its topic.
     pub async fn to_kafka(stem: &str) -> Self {
         let scene = Self::begun(stem).await;
-        scene.apply(&[outbox("events"), scene.pipeline("p", "events")]).await;
+        scene
+            .apply(&[outbox("events"), scene.pipeline("p", "events")])
+            .await;
         scene.ready("pipeline/p").await;
         scene
     }
@@ -73,7 +75,9 @@ impl Scene {
 
     /// Waits until a resource is ready.
     pub async fn ready(&self, resource: &str) {
-        self.namespace.await_condition(SOON, resource, "Ready", "True").await;
+        self.namespace
+            .await_condition(SOON, resource, "Ready", "True")
+            .await;
     }
 
     /// Waits until a resource is not ready for this reason; returns what it says.
@@ -89,27 +93,40 @@ impl Scene {
 
     /// A pipeline from an outbox to the topic of this test.
     pub fn pipeline(&self, name: &str, outbox: &str) -> Value {
-        resource("Pipeline", name, &json!({
-            "databaseRef": {"name": "db"},
-            "forward": {
-                "outboxRef": {"name": outbox},
-                "sink": {"kafka": {"brokers": [self.bed.kafka], "topic": self.name}},
-            },
-        }))
+        resource(
+            "Pipeline",
+            name,
+            &json!({
+                "databaseRef": {"name": "db"},
+                "forward": {
+                    "outboxRef": {"name": outbox},
+                    "sink": {"kafka": {"brokers": [self.bed.kafka], "topic": self.name}},
+                },
+            }),
+        )
     }
 
     /// Waits for events about a resource with this reason; returns their notes.
     pub async fn event(&self, resource: &str, reason: &str) -> String {
         let (kind, name) = resource.split_once('/').unwrap();
         let selector = format!("--field-selector=reason={reason},involvedObject.name={name}");
-        pg_tide_e2e::await_condition(HONEST, &format!("event {reason} about {kind}/{name}"), async || {
-            let notes = self
-                .namespace
-                .try_kubectl(&["get", "events", &selector, "--output=jsonpath={.items[*].message}"])
-                .await
-                .unwrap_or_default();
-            (!notes.is_empty()).then_some(notes)
-        })
+        pg_tide_e2e::await_condition(
+            HONEST,
+            &format!("event {reason} about {kind}/{name}"),
+            async || {
+                let notes = self
+                    .namespace
+                    .try_kubectl(&[
+                        "get",
+                        "events",
+                        &selector,
+                        "--output=jsonpath={.items[*].message}",
+                    ])
+                    .await
+                    .unwrap_or_default();
+                (!notes.is_empty()).then_some(notes)
+            },
+        )
         .await
     }
 
@@ -133,10 +150,14 @@ pub fn resource(kind: &str, name: &str, spec: &Value) -> Value {
 
 /// `TideDatabase` `db` by Secret `db`.
 pub fn database(relays: i32) -> Value {
-    resource("TideDatabase", "db", &json!({
-        "connection": {"secretRef": {"name": "db"}},
-        "relayGroups": [{"id": "default", "replicas": relays, "terminationGracePeriodSeconds": 5}],
-    }))
+    resource(
+        "TideDatabase",
+        "db",
+        &json!({
+            "connection": {"secretRef": {"name": "db"}},
+            "relayGroups": [{"id": "default", "replicas": relays, "terminationGracePeriodSeconds": 5}],
+        }),
+    )
 }
 
 /// An outbox.

@@ -54,13 +54,19 @@ async fn orders_go_to_kafka_and_payments_come_from_nats() {
         .await;
     }
     let records = kafka::await_records(&bed.kafka, "order-events", 3, SOON).await;
-    assert!(records.iter().all(|r| r.key.as_deref() == Some("order.confirmed")), "{records:?}");
+    assert!(
+        records
+            .iter()
+            .all(|r| r.key.as_deref() == Some("order.confirmed")),
+        "{records:?}"
+    );
     assert!(records[2].value.contains("charlie"), "{records:?}");
     db.await_delivered(SOON).await;
 
     let nats = Nats::connect(&bed.nats).await;
     for payment in ["pay-001", "pay-002", "pay-003", "pay-001"] {
-        nats.publish("payments.confirmed", &format!(r#"{{"payment_id": "{payment}"}}"#)).await;
+        nats.publish("payments.confirmed", &format!(r#"{{"payment_id": "{payment}"}}"#))
+            .await;
     }
     db.await_text(
         SOON,
@@ -68,14 +74,23 @@ async fn orders_go_to_kafka_and_payments_come_from_nats() {
         "payments:nats:seq-1|pay-001\npayments:nats:seq-2|pay-002\npayments:nats:seq-3|pay-003",
     )
     .await;
-    db.run("SELECT tide.inbox_mark_processed('payments', 'payments:nats:seq-1')").await;
+    db.run("SELECT tide.inbox_mark_processed('payments', 'payments:nats:seq-1')")
+        .await;
 
     let columns = namespace.kubectl(&["get", "pipelines"]).await;
-    println!("{}", namespace.kubectl(&["get", "tdb,outbox,inbox,pipeline"]).await);
+    println!(
+        "{}",
+        namespace.kubectl(&["get", "tdb,outbox,inbox,pipeline"]).await
+    );
     for column in ["READY", "SOURCE", "SINK", "LAG", "OWNER", "AGE"] {
         assert!(columns.contains(column), "{columns}");
     }
-    for text in ["outbox/orders", "kafka/order-events", "nats/payments.confirmed", "inbox/payments"] {
+    for text in [
+        "outbox/orders",
+        "kafka/order-events",
+        "nats/payments.confirmed",
+        "inbox/payments",
+    ] {
         assert!(columns.contains(text), "{text}: {columns}");
     }
 }
