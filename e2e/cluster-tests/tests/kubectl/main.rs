@@ -11,5 +11,6 @@ mod deletion;
 mod drift;
 mod honest;
 mod live;
+mod rotation;
 mod scene;
 mod tutorial;
