@@ -3,15 +3,20 @@
 //!
 //! A rule says what `tide.relay_set_outbox`, `tide.outbox_create` and their
 //! kin would say, only earlier. What cannot be said by a rule is said by
-//! [`render`], or by SQL, in the condition `Ready`.
+//! [`render()`], or by SQL, in the condition `Ready`.
 
 mod database;
 mod inbox;
 mod manifest;
+#[cfg(test)]
+mod manifest_tests;
 mod outbox;
+#[cfg(test)]
+mod page;
 mod pipeline;
 mod policy;
 mod reference;
+mod render;
 mod text;
 
 pub use database::{
@@ -32,6 +37,7 @@ pub use policy::{AdoptionPolicy, ReclaimPolicy};
 pub use reference::{
     CaSecretRef, CertificateSecretRef, DatabaseRef, LoginSecretRef, ObjectRef, SecretKeyRef, UriSecretRef,
 };
+pub use render::{Direction, Rendered, SECRETS_FOLDER, file_name, render};
 pub use text::{Retention, Template};
 
 /// API group of the resources.

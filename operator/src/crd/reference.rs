@@ -3,12 +3,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What names of resources look like.
+const NAME: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+/// What keys of Secrets look like.
+const KEY: &str = "^[-._a-zA-Z0-9]+$";
+
 /// A resource of the same namespace, by its name.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRef {
     /// Its metadata.name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
 }
 
@@ -26,10 +31,10 @@ pub struct DatabaseRef {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// Name of a Secret in this namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
     /// Key in the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub key: String,
 }
 
@@ -51,11 +56,11 @@ macro_rules! secret_ref {
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             /// Name of a Secret in this namespace.
-            #[schemars(length(min = 1, max = 253))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
             pub name: String,
             /// Key in the Secret.
             #[serde(default = $default)]
-            #[schemars(length(min = 1, max = 253))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
             pub key: String,
         }
 
@@ -86,15 +91,15 @@ secret_ref!(
 #[serde(rename_all = "camelCase")]
 pub struct CertificateSecretRef {
     /// Name of a Secret in this namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
     /// Key of the certificate, PEM.
     #[serde(default = "keys::certificate")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub cert_key: String,
     /// Key of the certificate's private key, PEM.
     #[serde(default = "keys::private_key")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub key_key: String,
 }
 
@@ -118,15 +123,15 @@ impl CertificateSecretRef {
 #[serde(rename_all = "camelCase")]
 pub struct LoginSecretRef {
     /// Name of a Secret in this namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
     pub name: String,
     /// Key of the user name; not read when username is set.
     #[serde(default = "keys::username")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub username_key: String,
     /// Key of the password.
     #[serde(default = "keys::password")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY))]
     pub password_key: String,
 }
 

@@ -165,3 +165,10 @@ pub fn relay_group_rule() -> Rule {
     Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("must be small letters, digits and hyphens, beginning and ending with a letter or digit")
 }
+
+/// The rule of plain texts where SQL takes a reference too: a reference could
+/// name any file or variable of the relay.
+pub fn plain_rule() -> Rule {
+    Rule::new("!self.startsWith('${')")
+        .message("must be the text itself; refer to a Secret by the field that ends in Ref")
+}

@@ -4,7 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::crd::{SecretKeyRef, text::name_rule};
+use crate::crd::{
+    SecretKeyRef,
+    text::{name_rule, plain_rule},
+};
 
 /// An inbox to deliver to.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,7 @@ pub struct InboxSink {
     /// Role to log in as, when not in the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = plain_rule())]
     pub user: Option<String>,
     /// Key of a Secret with that role's name.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,11 +4,12 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::crd::{CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef};
+use crate::crd::{CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef, text::plain_rule};
 
 /// TLS of connections to Kafka.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names)] // they are what users write
 #[x_kube(validation = (
     "!has(self.keyPasswordSecretRef) || has(self.clientCertSecretRef)",
     "keyPasswordSecretRef is the password of a client certificate's key: set clientCertSecretRef too"
@@ -51,6 +52,7 @@ pub struct Sasl {
     /// User name; without it usernameKey of the Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = plain_rule())]
     pub username: Option<String>,
     /// Secret with the user name and the password of PLAIN and SCRAM.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +90,7 @@ pub struct OAuth {
     pub token_url: String,
     /// Client id.
     #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = plain_rule())]
     pub client_id: String,
     /// The client's secret.
     pub client_secret_ref: SecretKeyRef,

@@ -6,7 +6,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::crd::{CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef, Template};
+use crate::crd::{
+    CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef, Template, text::plain_rule,
+};
 
 /// What a sink and a source of NATS have in common: the connection.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
@@ -53,12 +55,13 @@ fn login_rule() -> (&'static str, &'static str) {
 }
 
 /// User and password.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct NatsLogin {
     /// User name; without it usernameKey of the Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = plain_rule())]
     pub username: Option<String>,
     /// Secret with the user name and the password.
     pub secret_ref: LoginSecretRef,
