@@ -115,15 +115,15 @@ async fn a_stopped_broker() {
     let bed = OwnBed::up("kubectl_broker", &["kafka"], &[("TIDE_BED_HOST", &host)]).await;
     scene.apply(&[crate::scene::outbox("events")]).await;
     let mut pipeline = scene.pipeline("p", "events");
-    pipeline["spec"]["forward"]["sink"]["kafka"]["brokers"] = json!([bed.kafka]);
+    pipeline["spec"]["forward"]["sink"]["kafka"]["brokers"] = json!([bed.addresses.kafka]);
     scene.apply(&[pipeline]).await;
     scene.ready("pipeline/p").await;
 
     bed.stop("kafka").await;
     let message = scene.not_ready("pipeline/p", "DeliveryFailing").await;
-    assert!(message.contains(&bed.kafka), "{message}");
+    assert!(message.contains(&bed.addresses.kafka), "{message}");
     let note = scene.event("pipeline/p", "DeliveryFailing").await;
-    assert!(note.contains(&bed.kafka), "{note}");
+    assert!(note.contains(&bed.addresses.kafka), "{note}");
     let pods = scene.pods().await;
     bed.start("kafka").await;
     scene.ready("pipeline/p").await;
@@ -142,7 +142,7 @@ async fn a_missing_topic() {
     .await;
     scene.apply(&[crate::scene::outbox("events")]).await;
     let mut pipeline = scene.pipeline("p", "events");
-    pipeline["spec"]["forward"]["sink"]["kafka"]["brokers"] = json!([bed.kafka]);
+    pipeline["spec"]["forward"]["sink"]["kafka"]["brokers"] = json!([bed.addresses.kafka]);
     scene.apply(&[pipeline]).await;
     scene
         .namespace
@@ -151,7 +151,7 @@ async fn a_missing_topic() {
     scene.db.publish_number("events", 1).await;
     let message = scene.not_ready("pipeline/p", "DeliveryFailing").await;
     assert!(message.contains(&scene.name), "{message}");
-    kafka::create_topic(&bed.kafka, &scene.name, 1, &[]).await;
+    kafka::create_topic(&bed.addresses.kafka, &scene.name, 1, &[]).await;
     scene.ready("pipeline/p").await;
-    kafka::await_records(&bed.kafka, &scene.name, 1, crate::scene::SOON).await;
+    kafka::await_records(&bed.addresses.kafka, &scene.name, 1, crate::scene::SOON).await;
 }
