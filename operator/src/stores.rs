@@ -61,7 +61,10 @@ where
                 };
                 let (store, writer) = reflector::store();
                 let changed = changed.clone();
-                let stream = reflector::reflector(writer, watcher(api, config.clone()).default_backoff().modify(slim));
+                let stream = reflector::reflector(
+                    writer,
+                    watcher(api, config.clone()).default_backoff().modify(slim),
+                );
                 tasks.spawn(async move {
                     let mut stream = Box::pin(stream);
                     loop {
@@ -133,4 +136,3 @@ fn slim<K: Resource<DynamicType = ()>>(object: &mut K) {
 pub fn ours() -> watcher::Config {
     watcher::Config::default().labels("app.kubernetes.io/managed-by=pg-tide-operator")
 }
-

@@ -296,7 +296,11 @@ impl Task {
                 ),
                 Some(found) => End::Unusable(
                     Problem::new(
-                        if found.version > pg_tide_schema::VERSION { "SchemaNewer" } else { "SchemaOutdated" },
+                        if found.version > pg_tide_schema::VERSION {
+                            "SchemaNewer"
+                        } else {
+                            "SchemaOutdated"
+                        },
                         format!(
                             "schema \"tide\" has version {}, this operator needs {}, and spec.schema.manage is false: {}",
                             found.version,
@@ -326,12 +330,20 @@ impl Task {
                 ),
                 Some(from) => (
                     "SchemaUpgraded",
-                    format!("schema \"tide\" was upgraded from version {from} to {}", installed.to),
+                    format!(
+                        "schema \"tide\" was upgraded from version {from} to {}",
+                        installed.to
+                    ),
                 ),
             };
-            self.context.events.normal(&*resource, reason, "Install", note).await;
+            self.context
+                .events
+                .normal(&*resource, reason, "Install", note)
+                .await;
         }
-        let status = pg_tide_schema::status(&session.client).await.map_err(|e| unusable(&e, None))?;
+        let status = pg_tide_schema::status(&session.client)
+            .await
+            .map_err(|e| unusable(&e, None))?;
         status.as_ref().map(seen).ok_or_else(|| {
             End::Unusable(
                 Problem::new("SchemaNotInstalled", "schema \"tide\" is gone again"),
@@ -355,14 +367,26 @@ impl Task {
         }
         let amounts = !Arc::ptr_eq(&before.amounts, &view.amounts) && before.amounts != view.amounts;
         if amounts {
-            for outbox in self.context.outboxes.of(&key.namespace, |o| o.database() == key.name) {
+            for outbox in self
+                .context
+                .outboxes
+                .of(&key.namespace, |o| o.database() == key.name)
+            {
                 self.context.queue.add(&outbox.key());
             }
-            for inbox in self.context.inboxes.of(&key.namespace, |i| i.database() == key.name) {
+            for inbox in self
+                .context
+                .inboxes
+                .of(&key.namespace, |i| i.database() == key.name)
+            {
                 self.context.queue.add(&inbox.key());
             }
         }
-        for pipeline in self.context.pipelines.of(&key.namespace, |p| p.database() == key.name) {
+        for pipeline in self
+            .context
+            .pipelines
+            .of(&key.namespace, |p| p.database() == key.name)
+        {
             let name = pipeline.sql_name();
             let differs = |reports: &Reports| reports.pipelines.get(name).cloned();
             if differs(&before.reports) != differs(&view.reports)
@@ -382,7 +406,9 @@ async fn observe_reports(session: &mut Session) -> Result<Reports, tokio_postgre
 
 /// Of the sequence that numbers messages: whether something was published.
 async fn last_message_id(session: &mut Session) -> Result<i64, tokio_postgres::Error> {
-    let statement = session.prepare("SELECT last_value FROM tide.message_id_seq").await?;
+    let statement = session
+        .prepare("SELECT last_value FROM tide.message_id_seq")
+        .await?;
     Ok(session.client.query_one(&statement, &[]).await?.get(0))
 }
 

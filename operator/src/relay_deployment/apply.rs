@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions,
+};
 use kube::core::params::ValidationDirective;
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -51,7 +53,10 @@ impl Children {
         match kind {
             ChildKind::Deployment => self.deployments.get(namespace, name).map(|o| o.metadata.clone()),
             ChildKind::Secret => self.secrets.get(namespace, name).map(|o| o.metadata.clone()),
-            ChildKind::ServiceAccount => self.service_accounts.get(namespace, name).map(|o| o.metadata.clone()),
+            ChildKind::ServiceAccount => self
+                .service_accounts
+                .get(namespace, name)
+                .map(|o| o.metadata.clone()),
             ChildKind::Service => self.services.get(namespace, name).map(|o| o.metadata.clone()),
             ChildKind::PodDisruptionBudget => self.budgets.get(namespace, name).map(|o| o.metadata.clone()),
             ChildKind::NetworkPolicy => self.policies.get(namespace, name).map(|o| o.metadata.clone()),
@@ -105,7 +110,11 @@ impl ChildKind {
         ApiResource {
             group: group.into(),
             version: version.into(),
-            api_version: if group.is_empty() { version.into() } else { format!("{group}/{version}") },
+            api_version: if group.is_empty() {
+                version.into()
+            } else {
+                format!("{group}/{version}")
+            },
             kind: format!("{self:?}"),
             plural: plural.into(),
         }
@@ -199,7 +208,8 @@ impl Applied {
                 what: "applied",
                 source,
             })?;
-        let changed = now.as_ref().and_then(|meta| meta.resource_version.as_ref()) != object.metadata.resource_version.as_ref();
+        let changed = now.as_ref().and_then(|meta| meta.resource_version.as_ref())
+            != object.metadata.resource_version.as_ref();
         let same = left.is_some_and(|left| left.digest == digest);
         self.0.lock().insert(
             place,
@@ -209,10 +219,14 @@ impl Applied {
             },
         );
         Ok(match (same, now.is_some()) {
-            (true, false) => Change::Repaired(format!("{} \"{}\" was gone and was made again", child.kind, child.name)),
-            (true, true) if changed => {
-                Change::Repaired(format!("{} \"{}\" was changed and was set right", child.kind, child.name))
-            }
+            (true, false) => Change::Repaired(format!(
+                "{} \"{}\" was gone and was made again",
+                child.kind, child.name
+            )),
+            (true, true) if changed => Change::Repaired(format!(
+                "{} \"{}\" was changed and was set right",
+                child.kind, child.name
+            )),
             (true, true) => Change::None,
             (false, _) => Change::Applied,
         })
@@ -245,7 +259,9 @@ impl Applied {
             };
             self.0.lock().remove(&(namespace.to_owned(), kind, name.clone()));
             match api.delete(&name, &params).await {
-                Ok(_) => tracing::info!(namespace, %kind, name, "deleted: its relay group is not declared any more"),
+                Ok(_) => {
+                    tracing::info!(namespace, %kind, name, "deleted: its relay group is not declared any more")
+                }
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
                 Err(source) => {
                     return Err(ApplyError {

@@ -130,7 +130,8 @@ fn environment(plan: &Plan<'_>) -> Value {
     let ours = environment
         .into_iter()
         .map(|(name, value)| json!({"name": name, "value": value}));
-    ours.chain(plan.group.env.iter().map(|variable| json!(variable))).collect()
+    ours.chain(plan.group.env.iter().map(|variable| json!(variable)))
+        .collect()
 }
 
 /// As far as possible on different nodes, unless the group says otherwise.

@@ -34,13 +34,25 @@ impl Events {
     }
 
     /// Something went as it should.
-    pub async fn normal(&self, about: &impl Declared, reason: &'static str, action: &'static str, note: String) {
+    pub async fn normal(
+        &self,
+        about: &impl Declared,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) {
         self.publish(about.object_ref(&()), EventType::Normal, reason, action, note)
             .await;
     }
 
     /// Somebody should look.
-    pub async fn warning(&self, about: &impl Declared, reason: &'static str, action: &'static str, note: String) {
+    pub async fn warning(
+        &self,
+        about: &impl Declared,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) {
         self.publish(about.object_ref(&()), EventType::Warning, reason, action, note)
             .await;
     }
