@@ -15,6 +15,8 @@ use crate::sql::observe::{Catalogue, PipelineSeen};
 use crate::store::{self, Applied};
 
 mod status;
+#[cfg(test)]
+mod tests;
 
 /// Makes everything be as the resource says, as far as that can be done now.
 pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {

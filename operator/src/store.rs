@@ -110,7 +110,7 @@ pub fn database_of<K: Declared>(
             )
         } else {
             Problem::new(
-                "DatabaseNotFound",
+                "TideDatabaseNotFound",
                 format!("TideDatabase \"{}\" does not exist in this namespace", key.name),
             )
         });
@@ -260,7 +260,7 @@ pub async fn drop_data<K: Declared>(
     let (database, view) = match database_of(context, resource) {
         Ok(found) => found,
         Err(problem) => {
-            if problem.reason == "DatabaseNotFound" || namespace_ends(context, &managed.namespace).await {
+            if problem.reason == "TideDatabaseNotFound" || namespace_ends(context, &managed.namespace).await {
                 return keep(problem.message).await;
             }
             let since = resource.meta().deletion_timestamp.as_ref().map(|t| t.0);

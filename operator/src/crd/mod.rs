@@ -8,7 +8,11 @@
 mod database;
 mod inbox;
 mod manifest;
+#[cfg(test)]
+mod manifest_tests;
 mod outbox;
+#[cfg(test)]
+mod page;
 mod pipeline;
 mod policy;
 mod reference;

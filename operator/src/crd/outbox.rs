@@ -28,7 +28,8 @@ use super::{
     doc = "An outbox in a database: applications publish events into it, in the transactions of their data, and Pipelines deliver them.",
     selectable = ".spec.databaseRef.name",
     validation = Rule::new("has(self.spec.name) || size(self.metadata.name) <= 63")
-        .message("an outbox has a name of at most 63 bytes: set spec.name, or choose a shorter metadata.name"),
+        .message("an outbox has a name of at most 63 bytes: set spec.name, or choose a shorter metadata.name")
+        .field_path(".spec.name"),
     validation = Rule::new("(has(self.spec.name) ? self.spec.name : self.metadata.name) == (has(oldSelf.spec.name) ? oldSelf.spec.name : oldSelf.metadata.name)")
         .message("name cannot be changed: make an Outbox with the new name, and delete this one when it is empty")
         .field_path(".spec.name"),

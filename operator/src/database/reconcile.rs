@@ -144,6 +144,7 @@ async fn relays(
                         .normal(resource, "DriftRepaired", "Repair", what)
                         .await;
                 }
+                Err(error) if error.namespace_ends() => return Ok(()),
                 Err(error) => {
                     let text = error.to_string();
                     facts.apply = Some(Problem::new("ApplyFailed", text.clone()));

@@ -203,19 +203,19 @@ impl Task {
             view.reports = Arc::new(self.look(observe_reports).await?);
             let id = self.look(last_message_id).await?;
             let moved = id != last_id || view.amounts.lags.values().any(|(lag, _)| *lag > 0);
+            self.publish(view.clone());
             if amounts_due <= Instant::now() {
                 last_id = id;
                 let begun = Instant::now();
-                match self.amounts().await? {
-                    Some(amounts) => view.amounts = Arc::new(amounts),
-                    None => tracing::debug!(database = %self.database.key, "counting took too long"),
+                if let Some(amounts) = self.amounts().await? {
+                    view.amounts = Arc::new(amounts);
                 }
                 let pause = if moved { AMOUNTS } else { AMOUNTS_AT_REST };
                 amounts_due = Instant::now() + pause.max(begun.elapsed() * AMOUNTS_SHARE);
+                self.publish(view.clone());
             } else if moved {
                 amounts_due = amounts_due.min(Instant::now() + AMOUNTS);
             }
-            self.publish(view.clone());
 
             let next = catalogue_due.min(Instant::now() + REPORTS);
             tokio::select! {
@@ -237,13 +237,17 @@ impl Task {
         }
     }
 
-    /// Counts; none when that takes too long with such a backlog.
+    /// Counts; none when PostgreSQL refuses, since it takes too long with such
+    /// a backlog, or a table is missing that is about to be repaired.
     async fn amounts(&self) -> Result<Option<observe::Amounts>, End> {
         let mut guard = self.database.session.lock().await;
         let session = guard.as_mut().ok_or_else(no_session)?;
         match observe::amounts(session).await {
             Ok(amounts) => Ok(Some(amounts)),
-            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => Ok(None),
+            Err(error) if error.as_db_error().is_some() && !session.client.is_closed() => {
+                tracing::debug!(database = %self.database.key, "not counted: {}", describe(&error));
+                Ok(None)
+            }
             Err(error) => Err(lost(&error)),
         }
     }

@@ -163,7 +163,8 @@ fn findings(
 fn is_of_database(problem: &Problem) -> bool {
     matches!(
         problem.reason,
-        "DatabaseNotFound"
+        "TideDatabaseNotFound"
+            | "DatabaseNotFound"
             | "ConnectionFailed"
             | "InvalidConnection"
             | "AuthenticationFailed"

@@ -171,6 +171,28 @@ pub struct ApplyError {
     source: kube::Error,
 }
 
+impl ApplyError {
+    /// Whether it is because the namespace is being deleted: nothing can be
+    /// made in it any more, and nothing need be.
+    #[must_use]
+    pub fn namespace_ends(&self) -> bool {
+        namespace_ends(&self.source)
+    }
+}
+
+/// Whether a request was refused because the namespace is being deleted.
+#[must_use]
+pub fn namespace_ends(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_forbidden()
+        && causes
+            .map(|cause| cause.reason.as_str())
+            .any(|reason| reason == "NamespaceTerminating")
+}
+
 impl Applied {
     /// Makes the object be as it should.
     ///

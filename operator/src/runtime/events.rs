@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use crate::relay_deployment::namespace_ends;
 use crate::resources::Declared;
 
 /// Who writes: events and server-side apply.
@@ -77,8 +78,10 @@ impl Events {
             action: action.into(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &about).await {
-            tracing::warn!(reason, "an event was not published: {error}");
+        match self.recorder.publish(&event, &about).await {
+            Ok(()) => {}
+            Err(error) if namespace_ends(&error) => {}
+            Err(error) => tracing::warn!(reason, "an event was not published: {error}"),
         }
     }
 }

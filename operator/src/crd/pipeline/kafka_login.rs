@@ -9,6 +9,7 @@ use crate::crd::{CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef
 /// TLS of connections to Kafka.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names)] // they are what users write
 #[x_kube(validation = (
     "!has(self.keyPasswordSecretRef) || has(self.clientCertSecretRef)",
     "keyPasswordSecretRef is the password of a client certificate's key: set clientCertSecretRef too"

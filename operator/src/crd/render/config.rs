@@ -66,9 +66,9 @@ impl Config {
     /// Options that every connector has.
     pub(super) fn common(
         &mut self,
-        filter: &Option<Filter>,
+        filter: Option<&Filter>,
         dead_letter: Option<DeadLetter>,
-        retry: &Option<Retry>,
+        retry: Option<&Retry>,
     ) {
         if let Some(Filter(conditions)) = filter {
             let wrong = filter::errors(conditions);
@@ -82,7 +82,7 @@ impl Config {
             object.extend(max_retries.map(|m| ("max_retries".to_owned(), m.into())));
             self.set("dead_letter", object);
         }
-        self.option("retry", retry.as_ref());
+        self.option("retry", retry);
     }
 
     /// Sets a key to a reference to a file with this key of a Secret.

@@ -127,7 +127,11 @@ fn render_forward(forward: &Forward) -> (Drawn, Config) {
     config.option("encoding", forward.encoding.as_ref());
     config.option("cloudevents", forward.cloudevents.as_ref());
     config.option("ordering", forward.ordering.as_ref());
-    config.common(&forward.filter, forward.dead_letter, &forward.retry);
+    config.common(
+        forward.filter.as_ref(),
+        forward.dead_letter,
+        forward.retry.as_ref(),
+    );
     let (connector, place) = render_sink(&forward.sink, &mut config);
     let drawn = Drawn {
         direction: Direction::Forward {
@@ -144,7 +148,11 @@ fn render_forward(forward: &Forward) -> (Drawn, Config) {
 
 fn render_reverse(reverse: &Reverse) -> (Drawn, Config) {
     let mut config = Config::new("spec.reverse");
-    config.common(&reverse.filter, reverse.dead_letter, &reverse.retry);
+    config.common(
+        reverse.filter.as_ref(),
+        reverse.dead_letter,
+        reverse.retry.as_ref(),
+    );
     config.option("message_id_header", reverse.message_id_header.as_ref());
     config.option("dedup_key", reverse.dedup_key.as_ref());
     let (connector, place) = render_source(&reverse.source, &mut config);

@@ -1,7 +1,6 @@
 //! Every option of the relay can be said by a Pipeline, and with the same
 //! limits.
 
-mod fixtures;
 mod options;
 
 use std::collections::BTreeSet;
@@ -17,9 +16,9 @@ fn pipeline(yaml: &str) -> Pipeline {
 
 /// The same, from what is below spec.
 fn with_spec(spec: &str) -> Pipeline {
-    let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    let spec = spec.replace('\n', "\n  ");
     pipeline(&format!(
-        "apiVersion: pgtide.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: p}}\nspec:\n  databaseRef: {{name: shop}}\n{spec}"
+        "apiVersion: pgtide.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: p}}\nspec:\n  databaseRef: {{name: shop}}\n  {spec}"
     ))
 }
 

@@ -1,12 +1,15 @@
 //! The options of SQL against the fields of the CRD.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use pg_tide_schema::{ConnectorOption, options};
 use serde_json::Value;
 
-use super::{fixtures, with_spec};
-use crate::crd::{definitions, render, text::duration_rule};
+use super::pipeline;
+use crate::crd::{Pipeline, definitions, render, text::duration_rule};
+
+/// Pipelines that say all they can.
+const RIGHT: &str = include_str!("../../../../tests/manifests/right.yaml");
 
 /// Options that have no field of their name: where their field is, or why
 /// there is none.
@@ -62,31 +65,44 @@ fn keys_in(config: &Value, known: &BTreeSet<String>) -> BTreeSet<String> {
     keys
 }
 
+fn pipelines_that_say_all() -> impl Iterator<Item = Pipeline> {
+    RIGHT
+        .split("\n---\n")
+        .filter(|text| text.contains("\nkind: Pipeline\n"))
+        .map(pipeline)
+}
+
 /// A new option of the relay makes this fail until the Pipeline has a field
-/// for it, here and in the fixtures.
+/// for it, here and in right.yaml.
 #[test]
 fn every_option_of_the_relay_can_be_said_and_no_other() {
-    let mut said: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
-    for (direction, connector, spec) in fixtures::maximal() {
-        let rendered = render(&with_spec(&spec)).unwrap_or_else(|e| panic!("{e:?}\n{spec}"));
-        assert_eq!(rendered.connector, connector);
-        let known = keys_of(direction, connector);
-        said.entry((direction, connector))
-            .or_default()
-            .extend(keys_in(&rendered.config, &known));
+    let mut said: BTreeSet<(String, String, String)> = BTreeSet::new();
+    for pipeline in pipelines_that_say_all() {
+        let rendered = render(&pipeline).unwrap_or_else(|e| panic!("{e:?}\n{pipeline:?}"));
+        let direction = if pipeline.spec.forward.is_some() {
+            "forward"
+        } else {
+            "reverse"
+        };
+        let known = keys_of(direction, &rendered.connector);
+        let every = keys_of(direction, "*");
+        for key in keys_in(&rendered.config, &known) {
+            let connector = if every.contains(&key) {
+                "*"
+            } else {
+                &rendered.connector
+            };
+            said.insert((direction.to_owned(), connector.to_owned(), key));
+        }
     }
-    let connectors: BTreeSet<(String, String)> = options()
+    let all: BTreeSet<_> = options()
         .into_iter()
-        .filter(|o| o.connector != "*")
-        .map(|o| (o.direction, o.connector))
+        .map(|o| (o.direction, o.connector, o.key))
         .collect();
-    for (direction, connector) in &connectors {
-        let said = said
-            .remove(&(direction.as_str(), connector.as_str()))
-            .unwrap_or_default();
-        assert_eq!(said, keys_of(direction, connector), "{direction} {connector}");
-    }
-    assert!(said.is_empty(), "{said:?}");
+    let unsaid: Vec<_> = all.difference(&said).collect();
+    assert!(unsaid.is_empty(), "no Pipeline of right.yaml says {unsaid:?}");
+    let unknown: Vec<_> = said.difference(&all).collect();
+    assert!(unknown.is_empty(), "the relay does not know {unknown:?}");
 }
 
 /// The field of an option, its name, and the object that has it.
