@@ -6,8 +6,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY . .
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-RUN programs=(pg-tide); [ ! -f operator/Cargo.toml ] || programs+=(pg-tide-operator); \
-    cargo build --locked --release "${programs[@]/#/--package=}"; \
+RUN programs=(pg-tide pg-tide-operator); cargo build --locked --release "${programs[@]/#/--package=}"; \
     cd target/release; strip "${programs[@]}"; \
     . /src/e2e/lib/image.bash; image_root /image "${programs[@]}"
 

@@ -13,7 +13,7 @@ setup: ## Install what building and testing need
 	@e2e/setup
 
 build: setup ## Build the programs (debug)
-	cargo build --locked -p pg-tide
+	cargo build --locked -p pg-tide -p pg-tide-operator
 
 image: setup ## Make the container image of the programs (release), without a container tool
 	@e2e/image

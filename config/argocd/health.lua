@@ -1,13 +1,35 @@
 -- The health of a TideDatabase, Outbox, Inbox or Pipeline, for Argo CD.
 -- Argo CD gives a health check the base and table libraries of Lua, and no others.
 
--- Reasons of Ready=False that pass by themselves: Argo CD must not take a sync for failed because of them.
+-- Reasons of Ready=False that pass when what it needs arrives, as in the first minute of a sync: for Degraded, Argo CD
+-- would give up a sync in waves. What is needed shows by itself what is wrong with it.
 local passing = {
-  Pending = true,
-  Progressing = true,
-  WaitingForDatabase = true,
-  WaitingForRelay = true,
-  WaitingForDependency = true,
+<<<<<<< HEAD
+  ApplyFailed = true,
+  InboxNotReady = true,
+  NoLiveRelay = true,
+  OutboxNotReady = true,
+  SchemaBusy = true,
+  Starting = true,
+=======
+  Connecting = true,
+  DatabaseNotFound = true,
+  DatabaseUnavailable = true,
+  InboxNotFound = true,
+  InboxNotReady = true,
+  NoLiveRelay = true,
+  NoOwner = true,
+  OutboxNotFound = true,
+  OutboxNotReady = true,
+  Starting = true,
+}
+
+-- And those that somebody wants.
+local wanted = {
+  Disabled = true,
+  Paused = true,
+  ScaledToZero = true,
+>>>>>>> charts
 }
 
 local function condition(type)
@@ -43,6 +65,9 @@ if paused ~= nil and paused.status == "True" then
 end
 if ready.status == "True" then
   return health("Healthy", ready)
+end
+if wanted[ready.reason] then
+  return health("Suspended", ready)
 end
 if passing[ready.reason] then
   return health("Progressing", ready)

@@ -90,6 +90,14 @@ impl Database {
         .await;
     }
 
+    /// A pipeline from webhooks to an inbox.
+    pub async fn from_webhook(&self, pipeline: &str, inbox: &str, config: &str, arguments: &str) {
+        self.run(&format!(
+            "SELECT tide.relay_set_inbox('{pipeline}', '{inbox}', '{config}', p_source := 'webhook' {arguments})"
+        ))
+        .await;
+    }
+
     /// Makes outboxes.
     pub async fn create_outboxes(&self, names: &[&str]) {
         for name in names {

@@ -17,6 +17,7 @@ pub struct RelayOptions {
     arguments: Vec<String>,
     stdout: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    webhooks: Option<SocketAddr>,
 }
 
 impl RelayOptions {
@@ -27,6 +28,7 @@ impl RelayOptions {
             arguments: Vec::new(),
             stdout: None,
             environment: Vec::new(),
+            webhooks: None,
         }
     }
 
@@ -37,6 +39,7 @@ impl RelayOptions {
             arguments: Vec::new(),
             stdout: None,
             environment: Vec::new(),
+            webhooks: None,
         }
     }
 
@@ -51,6 +54,16 @@ impl RelayOptions {
     #[must_use]
     pub fn group(self, group: &str) -> Self {
         self.arguments(&["--relay-group-id", group])
+    }
+
+    /// It listens for webhooks, on an address of its own.
+    #[must_use]
+    pub fn webhooks(self) -> Self {
+        let address = free_address();
+        Self {
+            webhooks: Some(address),
+            ..self.arguments(&["--webhook-addr", &address.to_string()])
+        }
     }
 
     /// JSON logs.
@@ -100,7 +113,12 @@ impl RelayOptions {
             .stderr(file)
             .spawn()
             .unwrap();
-        Relay { child, address, log }
+        Relay {
+            child,
+            address,
+            webhooks: self.webhooks,
+            log,
+        }
     }
 }
 
@@ -109,6 +127,7 @@ impl RelayOptions {
 pub struct Relay {
     child: Child,
     address: SocketAddr,
+    webhooks: Option<SocketAddr>,
     log: PathBuf,
 }
 
@@ -127,6 +146,14 @@ impl Relay {
     /// Where its pages are.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for webhooks.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn webhooks(&self) -> SocketAddr {
+        self.webhooks.unwrap()
     }
 
     /// Its process id.

@@ -135,7 +135,10 @@ async fn pipelines_go_from_one_database_to_another_by_a_file() {
             enabled
         );
     }
-    assert_eq!(on(&here, &["pipeline", "delete", "a"]).await.0, Some(0));
+    let (code, text) = on(&here, &["pipeline", "rename", "a", "c"]).await;
+    let renamed = "pipeline \"a\" is \"c\" from now on\n".to_owned();
+    assert_eq!((code, text), (Some(0), renamed));
+    assert_eq!(on(&here, &["pipeline", "delete", "c"]).await.0, Some(0));
     let (code, text) = on(&here, &["pipeline", "delete", "a"]).await;
     assert!(
         code == Some(1) && text.contains("pipeline \"a\" does not exist"),

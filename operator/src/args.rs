@@ -148,7 +148,9 @@ impl Run {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let number: u64 = number.parse().map_err(|_| "expected a duration such as 30s or 5m".to_owned())?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "expected a duration such as 30s or 5m".to_owned())?;
     let seconds = match unit {
         "s" | "" => number,
         "m" => number.saturating_mul(60),

@@ -158,7 +158,9 @@ fn status(inbox: &Inbox, found: &Result<Arc<View>, Problem>, now: Timestamp) -> 
         Err(problem) => Finding::new("Ready", false, problem.reason, problem.message.clone()),
     };
     let view = found.as_ref().ok();
-    let seen = view.and_then(|v| v.catalogue.as_ref()).and_then(|c| c.inboxes.get(name));
+    let seen = view
+        .and_then(|v| v.catalogue.as_ref())
+        .and_then(|c| c.inboxes.get(name));
     let amounts = view.and_then(|v| v.amounts.inboxes.get(name));
     InboxStatus {
         observed_generation: generation,

@@ -13,7 +13,9 @@ fn main() -> anyhow::Result<()> {
     }
     let filter = EnvFilter::try_new(&arguments.run.log_level)
         .map_err(|e| anyhow::anyhow!("--log-level \"{}\": {e}", arguments.run.log_level))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match arguments.run.log_format {
         LogFormat::Text => lines.with_target(false).init(),
         LogFormat::Json => lines.json().with_target(false).init(),

@@ -181,7 +181,9 @@ fn status(outbox: &Outbox, found: &Result<Arc<View>, Problem>, now: Timestamp) -
         Err(problem) => Finding::new("Ready", false, problem.reason, problem.message.clone()),
     };
     let view = found.as_ref().ok();
-    let seen = view.and_then(|v| v.catalogue.as_ref()).and_then(|c| c.outboxes.get(name));
+    let seen = view
+        .and_then(|v| v.catalogue.as_ref())
+        .and_then(|c| c.outboxes.get(name));
     let amounts = view.and_then(|v| v.amounts.outboxes.get(name));
     OutboxStatus {
         observed_generation: generation,

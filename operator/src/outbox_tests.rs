@@ -95,18 +95,42 @@ fn nothing_is_done_when_all_is_as_it_should_be() {
 fn each_drift_has_its_step() {
     type Drift = fn(&mut Catalogue);
     let drifts: [(Drift, &str); 6] = [
-        (|c| c.outboxes.get_mut("orders").unwrap().retention_hours = 1, "retention of outbox"),
-        (|c| c.outboxes.get_mut("orders").unwrap().enabled = false, "was enabled"),
-        (|c| c.outboxes.get_mut("orders").unwrap().groups.clear(), "consumer group"),
-        (|c| c.outboxes.get_mut("orders").unwrap().rights.clear(), "may publish"),
-        (|c| c.outboxes.get_mut("orders").unwrap().faults.push("no table".into()), "was repaired"),
+        (
+            |c| c.outboxes.get_mut("orders").unwrap().retention_hours = 1,
+            "retention of outbox",
+        ),
+        (
+            |c| c.outboxes.get_mut("orders").unwrap().enabled = false,
+            "was enabled",
+        ),
+        (
+            |c| c.outboxes.get_mut("orders").unwrap().groups.clear(),
+            "consumer group",
+        ),
+        (
+            |c| c.outboxes.get_mut("orders").unwrap().rights.clear(),
+            "may publish",
+        ),
+        (
+            |c| {
+                c.outboxes
+                    .get_mut("orders")
+                    .unwrap()
+                    .faults
+                    .push("no table".into())
+            },
+            "was repaired",
+        ),
         (|c| c.claims.clear(), "is managed by"),
     ];
     for (drift, words) in drifts {
         let mut seen = settled();
         drift(&mut seen);
         let steps = plan(&outbox(spec()), &seen);
-        assert!(steps.iter().any(|s| s.to_string().contains(words)), "{words}: {steps:?}");
+        assert!(
+            steps.iter().any(|s| s.to_string().contains(words)),
+            "{words}: {steps:?}"
+        );
     }
 }
 
@@ -130,7 +154,10 @@ fn only_rights_that_this_resource_gave_are_taken_back() {
 #[test]
 fn a_resource_that_was_made_again_takes_its_object_back() {
     let mut seen = settled();
-    seen.claims.get_mut(&(ObjectKind::Outbox, "orders".into())).unwrap().uid = "before".into();
+    seen.claims
+        .get_mut(&(ObjectKind::Outbox, "orders".into()))
+        .unwrap()
+        .uid = "before".into();
     assert_eq!(plan(&outbox(spec()), &seen), [Step::Claim(managed())]);
 }
 

@@ -15,6 +15,8 @@ use crate::sql::observe::{Catalogue, PipelineSeen};
 use crate::store::{self, Applied};
 
 mod status;
+#[cfg(test)]
+mod tests;
 
 /// Makes everything be as the resource says, as far as that can be done now.
 pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
@@ -39,7 +41,10 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
 
 /// The keys of Secrets that a pipeline names; none while it cannot be read.
 pub fn secrets_of(pipeline: &Pipeline) -> impl Iterator<Item = SecretKeyRef> {
-    crd::render(pipeline).map(|r| r.secrets).unwrap_or_default().into_iter()
+    crd::render(pipeline)
+        .map(|r| r.secrets)
+        .unwrap_or_default()
+        .into_iter()
 }
 
 enum Settled {
@@ -90,7 +95,9 @@ async fn apply(
     catalogue: &Catalogue,
     steps: &[Step],
 ) -> Settled {
-    let claim = catalogue.claims.get(&(ObjectKind::Pipeline, managed.object.clone()));
+    let claim = catalogue
+        .claims
+        .get(&(ObjectKind::Pipeline, managed.object.clone()));
     let observed = pipeline.status.as_ref().and_then(|s| s.observed_generation);
     let drift = store::was_settled(pipeline.meta().generation, observed, claim, managed);
     match store::apply(context, database, pipeline, steps, drift).await {
@@ -142,7 +149,10 @@ async fn dereference(
             if outbox.database() != database {
                 return Err(Problem::new(
                     "DatabaseMismatch",
-                    format!("Outbox \"{outbox_ref}\" is of TideDatabase \"{}\", not of \"{database}\"", outbox.database()),
+                    format!(
+                        "Outbox \"{outbox_ref}\" is of TideDatabase \"{}\", not of \"{database}\"",
+                        outbox.database()
+                    ),
                 ));
             }
             let name = outbox.sql_name().to_owned();
@@ -179,12 +189,18 @@ async fn dereference(
             if inbox.database() != database {
                 return Err(Problem::new(
                     "DatabaseMismatch",
-                    format!("Inbox \"{inbox_ref}\" is of TideDatabase \"{}\", not of \"{database}\"", inbox.database()),
+                    format!(
+                        "Inbox \"{inbox_ref}\" is of TideDatabase \"{}\", not of \"{database}\"",
+                        inbox.database()
+                    ),
                 ));
             }
             let name = inbox.sql_name().to_owned();
             if !catalogue.inboxes.contains_key(&name) {
-                return Err(Problem::new("InboxNotReady", format!("inbox \"{name}\" is not made yet")));
+                return Err(Problem::new(
+                    "InboxNotReady",
+                    format!("inbox \"{name}\" is not made yet"),
+                ));
             }
             Direction::Reverse {
                 inbox: name,
@@ -226,7 +242,12 @@ pub fn plan(wanted: &PipelineSettings, managed: &Managed, catalogue: &Catalogue)
             auto_offset_reset: "earliest".into(),
         });
     }
-    if catalogue.pipelines.get(&wanted.name).map(|seen| is_as(seen, wanted)) != Some(true) {
+    if catalogue
+        .pipelines
+        .get(&wanted.name)
+        .map(|seen| is_as(seen, wanted))
+        != Some(true)
+    {
         steps.push(Step::SetPipeline(wanted.clone()));
     }
     steps
@@ -255,7 +276,12 @@ fn is_as(seen: &PipelineSeen, wanted: &PipelineSettings) -> bool {
         && seen.relay_group == wanted.relay_group
 }
 
-async fn finish(context: &Context, pipeline: &Pipeline, found: Result<Arc<View>, Problem>, next: Next) -> Outcome {
+async fn finish(
+    context: &Context,
+    pipeline: &Pipeline,
+    found: Result<Arc<View>, Problem>,
+    next: Next,
+) -> Outcome {
     let ready = context
         .databases
         .get(&pipeline.namespace().unwrap_or_default(), &pipeline.database())
@@ -274,4 +300,3 @@ async fn finish(context: &Context, pipeline: &Pipeline, found: Result<Arc<View>,
         Err(error) => Outcome::failed(error.to_string()),
     }
 }
-

@@ -60,7 +60,9 @@ pub async fn work(context: Arc<Context>, workers: usize) {
                 (None, Next::Retry) => "error",
                 (None, _) => "success",
             };
-            context.metrics.reconciled(key.kind.name(), result, begun.elapsed());
+            context
+                .metrics
+                .reconciled(key.kind.name(), result, begun.elapsed());
             context.queue.finish(&key, outcome.next);
         });
         while tasks.try_join_next().is_some() {}

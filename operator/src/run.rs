@@ -54,12 +54,21 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
     let settings = Settings {
         cluster,
         relay_image: arguments.relay_image.clone(),
-        relay_image_pull_policy: arguments.relay_image_pull_policy.clone().filter(|p| !p.is_empty()),
+        relay_image_pull_policy: arguments
+            .relay_image_pull_policy
+            .clone()
+            .filter(|p| !p.is_empty()),
         resync: arguments.resync,
         network_policy: arguments.network_policy,
         pod_monitor: arguments.monitors == Monitors::PodMonitor,
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, cluster = settings.cluster, ?namespaces, "starting");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity,
+        cluster = settings.cluster,
+        ?namespaces,
+        "starting"
+    );
 
     let stop = CancellationToken::new();
     let health = Arc::new(Health::default());
@@ -75,7 +84,14 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
     let serving = tokio::spawn(serving);
 
     let mut watches = JoinSet::new();
-    let context = watch(client.clone(), settings, &identity, &namespaces, metrics, &mut watches);
+    let context = watch(
+        client.clone(),
+        settings,
+        &identity,
+        &namespaces,
+        metrics,
+        &mut watches,
+    );
     let ended = tokio::select! {
         ended = lead(&arguments, &client, &identity, &context, &health) => ended,
         _ = watches.join_next() => Err(anyhow::anyhow!("a watch has ended")),
@@ -151,7 +167,10 @@ async fn beat(context: &Context, health: &Health) {
     loop {
         ticks.tick().await;
         health.beat();
-        context.metrics.queue_depth.set(i64::try_from(context.queue.depth()).unwrap_or(i64::MAX));
+        context
+            .metrics
+            .queue_depth
+            .set(i64::try_from(context.queue.depth()).unwrap_or(i64::MAX));
         context
             .metrics
             .databases_connected
@@ -208,7 +227,9 @@ async fn synced(context: &Context) {
             return;
         }
         if !told {
-            tracing::warn!("the resources cannot be read yet; are the CRDs installed (chart pg-tide-crds) and may this operator list them?");
+            tracing::warn!(
+                "the resources cannot be read yet; are the CRDs installed (chart pg-tide-crds) and may this operator list them?"
+            );
             told = true;
         }
     }
@@ -256,7 +277,11 @@ fn watch(
         Objects::<PartialObjectMeta<Secret>>::watch(&client, namespaces, &all, tasks, move |_, secret| {
             wake_owner(&queue, &secret.metadata);
             if let Some(context) = context.get() {
-                wake::secret(context, &secret.namespace().unwrap_or_default(), &secret.name_any());
+                wake::secret(
+                    context,
+                    &secret.namespace().unwrap_or_default(),
+                    &secret.name_any(),
+                );
             }
         })
     };
@@ -314,5 +339,7 @@ async fn cluster_id(client: &Client, namespace: &str) -> anyhow::Result<String> 
             Err(error) => return Err(error).context("the cluster's identity cannot be read"),
         }
     }
-    anyhow::bail!("may not read namespace kube-system or {namespace}, by whose UID the cluster is known: set --cluster-id")
+    anyhow::bail!(
+        "may not read namespace kube-system or {namespace}, by whose UID the cluster is known: set --cluster-id"
+    )
 }

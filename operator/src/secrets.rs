@@ -99,7 +99,12 @@ impl Secrets {
                 reason: e.to_string(),
             })?
             .ok_or_else(|| SecretError::NoSecret(name.into()))?;
-        let data: Data = secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect();
+        let data: Data = secret
+            .data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(k, v)| (k, v.0))
+            .collect();
         let data = Arc::new(data);
         // What was read may be newer than the watch knows: by its own version
         // it is read once more when the watch comes up to it, at most.
@@ -119,7 +124,11 @@ impl Secrets {
             SecretError::NoKey {
                 secret: at.name.clone(),
                 key: at.key.clone(),
-                has: if keys.is_empty() { "none".into() } else { keys.join(", ") },
+                has: if keys.is_empty() {
+                    "none".into()
+                } else {
+                    keys.join(", ")
+                },
             }
         })
     }

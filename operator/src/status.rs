@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,11 +75,19 @@ where
         "status": status,
     });
     match api
-        .patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch))
+        .patch_status(
+            &key.name,
+            &PatchParams::apply(MANAGER).force(),
+            &Patch::Apply(&patch),
+        )
         .await
     {
         Ok(_) => {
-            context.metrics.status_writes.get_or_create(&OfKind { kind: K::KIND.name() }).inc();
+            context
+                .metrics
+                .status_writes
+                .get_or_create(&OfKind { kind: K::KIND.name() })
+                .inc();
             context.written.0.lock().insert(key, Instant::now());
             Ok(None)
         }

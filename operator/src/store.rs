@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Patch, PatchParams};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -63,7 +63,9 @@ pub fn is_held(claim: Option<&Claim>, managed: &Managed) -> bool {
 /// Whether the claim is this resource's, or of one of the same name before it.
 #[must_use]
 pub fn belongs(claim: &Claim, managed: &Managed) -> bool {
-    claim.cluster == managed.cluster && claim.namespace == managed.namespace && claim.resource == managed.resource
+    claim.cluster == managed.cluster
+        && claim.namespace == managed.namespace
+        && claim.resource == managed.resource
 }
 
 /// The steps from the rights that are there to those that should be. Only
@@ -80,7 +82,10 @@ pub fn rights(
     for right in wanted.iter().filter(|right| !there.contains(right)) {
         steps.push(Step::Grant(kind, managed.object.clone(), right.clone()));
     }
-    for right in given.iter().filter(|right| !wanted.contains(right) && there.contains(right)) {
+    for right in given
+        .iter()
+        .filter(|right| !wanted.contains(right) && there.contains(right))
+    {
         steps.push(Step::Revoke(kind, managed.object.clone(), right.clone()));
     }
     let unchanged = given.len() == wanted.len() && wanted.iter().all(|right| given.contains(right));
@@ -91,15 +96,21 @@ pub fn rights(
 }
 
 /// Why the database of a resource cannot be worked with now.
-pub fn database_of<K: Declared>(context: &Context, resource: &K) -> Result<(Arc<Database>, Arc<View>), Problem> {
+pub fn database_of<K: Declared>(
+    context: &Context,
+    resource: &K,
+) -> Result<(Arc<Database>, Arc<View>), Problem> {
     let key = resource.database_key();
     let declared = context.databases.get(&key.namespace, &key.name);
     let Some(database) = declared.and_then(|_| context.sessions.get(&key)) else {
         return Err(if context.databases.get(&key.namespace, &key.name).is_some() {
-            Problem::new("Connecting", format!("TideDatabase \"{}\" is being connected", key.name))
+            Problem::new(
+                "Connecting",
+                format!("TideDatabase \"{}\" is being connected", key.name),
+            )
         } else {
             Problem::new(
-                "DatabaseNotFound",
+                "TideDatabaseNotFound",
                 format!("TideDatabase \"{}\" does not exist in this namespace", key.name),
             )
         });
@@ -148,8 +159,15 @@ pub async fn apply<K: Declared>(
             words.extend(done.repaired);
             let words = words.join("; ");
             if is_drift && !words.is_empty() {
-                context.metrics.repairs.get_or_create(&OfKind { kind: K::KIND.name() }).inc();
-                context.events.normal(resource, "DriftRepaired", "Repair", words).await;
+                context
+                    .metrics
+                    .repairs
+                    .get_or_create(&OfKind { kind: K::KIND.name() })
+                    .inc();
+                context
+                    .events
+                    .normal(resource, "DriftRepaired", "Repair", words)
+                    .await;
             } else if adopted {
                 let note = format!("what was there was adopted. {words}");
                 context.events.normal(resource, "Adopted", "Adopt", note).await;
@@ -168,7 +186,12 @@ pub async fn apply<K: Declared>(
 /// Whether a resource was as it should be in this generation already, so that
 /// what differs now is drift.
 #[must_use]
-pub fn was_settled(generation: Option<i64>, observed: Option<i64>, claim: Option<&Claim>, managed: &Managed) -> bool {
+pub fn was_settled(
+    generation: Option<i64>,
+    observed: Option<i64>,
+    claim: Option<&Claim>,
+    managed: &Managed,
+) -> bool {
     generation.is_some() && generation == observed && claim.is_some_and(|c| belongs(c, managed))
 }
 
@@ -187,10 +210,15 @@ where
         finalizers.push(FINALIZER.into());
     }
     // With the version that was seen, so that no other one's finalizer is lost.
-    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": resource.resource_version()}});
+    let patch =
+        json!({"metadata": {"finalizers": finalizers, "resourceVersion": resource.resource_version()}});
     let api = Api::<K>::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
     match api
-        .patch(&resource.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+        .patch(
+            &resource.name_any(),
+            &PatchParams::default(),
+            &Patch::Merge(&patch),
+        )
         .await
     {
         Ok(_) => Ok(true),
@@ -218,24 +246,40 @@ pub async fn drop_data<K: Declared>(
     users: impl FnOnce(&View) -> Vec<String>,
 ) -> Farewell {
     let keep = async |why: String| {
-        let note = format!("{} \"{}\" stays in the database: {why}", managed.kind.name(), managed.object);
-        context.events.warning(resource, "DataRetained", "Delete", note).await;
+        let note = format!(
+            "{} \"{}\" stays in the database: {why}",
+            managed.kind.name(),
+            managed.object
+        );
+        context
+            .events
+            .warning(resource, "DataRetained", "Delete", note)
+            .await;
         Farewell::Go
     };
     let (database, view) = match database_of(context, resource) {
         Ok(found) => found,
         Err(problem) => {
-            if problem.reason == "DatabaseNotFound" || namespace_ends(context, &managed.namespace).await {
+            if problem.reason == "TideDatabaseNotFound" || namespace_ends(context, &managed.namespace).await {
                 return keep(problem.message).await;
             }
             let since = resource.meta().deletion_timestamp.as_ref().map(|t| t.0);
             let waited = since.map_or(0, |since| Timestamp::now().as_second() - since.as_second());
             if u64::try_from(waited).is_ok_and(|waited| waited > GIVE_UP.as_secs()) {
-                return keep(format!("it could not be dropped for {} minutes: {}", waited / 60, problem.message)).await;
+                return keep(format!(
+                    "it could not be dropped for {} minutes: {}",
+                    waited / 60,
+                    problem.message
+                ))
+                .await;
             }
             return Farewell::Wait(Problem::new(
                 "DeletionWaitsForDatabase",
-                format!("{}; after {} minutes the data is left there and the resource goes", problem.message, GIVE_UP.as_secs() / 60),
+                format!(
+                    "{}; after {} minutes the data is left there and the resource goes",
+                    problem.message,
+                    GIVE_UP.as_secs() / 60
+                ),
             ));
         }
     };
@@ -364,7 +408,12 @@ async fn settle<K: Keeps>(context: &Context, resource: &K, managed: &Managed) ->
         return Settled::As(view);
     }
     let claim = catalogue.claims.get(&(managed.kind, managed.object.clone()));
-    let drift = was_settled(resource.meta().generation, resource.observed_generation(), claim, managed);
+    let drift = was_settled(
+        resource.meta().generation,
+        resource.observed_generation(),
+        claim,
+        managed,
+    );
     match apply(context, &database, resource, &steps, drift).await {
         Applied::Done => Settled::Changed,
         Applied::Stands(problem) => Settled::Not(problem, Next::Await),
@@ -372,7 +421,12 @@ async fn settle<K: Keeps>(context: &Context, resource: &K, managed: &Managed) ->
     }
 }
 
-async fn finish<K: Keeps>(context: &Context, resource: &K, found: Result<Arc<View>, Problem>, next: Next) -> Outcome {
+async fn finish<K: Keeps>(
+    context: &Context,
+    resource: &K,
+    found: Result<Arc<View>, Problem>,
+    next: Next,
+) -> Outcome {
     let (status, difference) = resource.status(&found, Timestamp::now());
     if let Err(problem) = &found {
         warn_of(context, resource, problem, difference).await;
@@ -385,7 +439,12 @@ async fn finish<K: Keeps>(context: &Context, resource: &K, found: Result<Arc<Vie
 }
 
 /// An event for what somebody must do something about, when it is new.
-pub async fn warn_of<K: Declared>(context: &Context, resource: &K, problem: &Problem, difference: Difference) {
+pub async fn warn_of<K: Declared>(
+    context: &Context,
+    resource: &K,
+    problem: &Problem,
+    difference: Difference,
+) {
     let worth = ["Conflict", "AlreadyExists", "Refused", "DeletionBlocked"];
     if difference == Difference::Material && worth.contains(&problem.reason) {
         context
@@ -399,7 +458,11 @@ async fn going<K: Keeps>(context: &Context, resource: &K, managed: &Managed) -> 
     if !resource.finalizers().iter().any(|f| f == FINALIZER) {
         return Outcome::done(Next::Await);
     }
-    let users = |view: &View| view.catalogue.as_ref().map_or_else(Vec::new, |c| resource.users(c));
+    let users = |view: &View| {
+        view.catalogue
+            .as_ref()
+            .map_or_else(Vec::new, |c| resource.users(c))
+    };
     match drop_data(context, resource, managed, resource.dropping(), users).await {
         Farewell::Go => match set_finalizer(context, resource, false).await {
             Ok(_) => Outcome::done(Next::Await),

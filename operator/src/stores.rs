@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -11,6 +12,9 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
+
+/// Between two lines of the log about a watch that fails.
+const COMPLAINTS: Duration = Duration::from_secs(30);
 
 /// What became of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +65,13 @@ where
                 };
                 let (store, writer) = reflector::store();
                 let changed = changed.clone();
-                let stream = reflector::reflector(writer, watcher(api, config.clone()).default_backoff().modify(slim));
+                let stream = reflector::reflector(
+                    writer,
+                    watcher(api, config.clone()).default_backoff().modify(slim),
+                );
                 tasks.spawn(async move {
                     let mut stream = Box::pin(stream);
+                    let mut complained = None::<Instant>;
                     loop {
                         match stream.try_next().await {
                             Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
@@ -73,7 +81,11 @@ where
                             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => {}
                             Ok(None) => break,
                             Err(error) => {
-                                tracing::warn!(kind = %K::kind(&()), "watching: {error}");
+                                // It is tried again and again, for as long as a CRD is missing.
+                                if complained.is_none_or(|at| at.elapsed() > COMPLAINTS) {
+                                    complained = Some(Instant::now());
+                                    tracing::warn!(kind = %K::kind(&()), "watching: {error}");
+                                }
                             }
                         }
                     }
@@ -133,4 +145,3 @@ fn slim<K: Resource<DynamicType = ()>>(object: &mut K) {
 pub fn ours() -> watcher::Config {
     watcher::Config::default().labels("app.kubernetes.io/managed-by=pg-tide-operator")
 }
-

@@ -12,10 +12,9 @@ pub fn declared<K: Declared>(context: &Context, resource: &K) {
         Kind::TideDatabase => context.wake_dependants(&key),
         Kind::Outbox | Kind::Inbox => {
             context.queue.add(&resource.database_key());
-            for pipeline in context
-                .pipelines
-                .of(&key.namespace, |p| names(p, K::KIND).is_some_and(|name| name == key.name))
-            {
+            for pipeline in context.pipelines.of(&key.namespace, |p| {
+                names(p, K::KIND).is_some_and(|name| name == key.name)
+            }) {
                 context.queue.add(&pipeline.key());
             }
         }
@@ -35,12 +34,20 @@ fn names(pipeline: &Pipeline, kind: Kind) -> Option<&str> {
 
 /// A Secret was made, changed or deleted.
 pub fn secret(context: &Context, namespace: &str, name: &str) {
-    for database in context.databases.of(namespace, |d| of_database(d).iter().any(|s| s.name == name)) {
+    for database in context
+        .databases
+        .of(namespace, |d| of_database(d).iter().any(|s| s.name == name))
+    {
         context.queue.add(&database.key());
     }
-    for pipeline in context.pipelines.of(namespace, |p| secrets_of(p).any(|s| s.name == name)) {
+    for pipeline in context
+        .pipelines
+        .of(namespace, |p| secrets_of(p).any(|s| s.name == name))
+    {
         context.queue.add(&pipeline.key());
-        context.queue.add(&Key::new(Kind::TideDatabase, namespace, pipeline.database()));
+        context
+            .queue
+            .add(&Key::new(Kind::TideDatabase, namespace, pipeline.database()));
     }
 }
 
@@ -48,10 +55,18 @@ pub fn secret(context: &Context, namespace: &str, name: &str) {
 fn of_database(database: &TideDatabase) -> Vec<SecretKeyRef> {
     let spec = &database.spec;
     let mut found = vec![SecretKeyRef::from(&spec.connection.secret_ref)];
-    found.extend(spec.relay_connection.iter().map(|c| SecretKeyRef::from(&c.secret_ref)));
+    found.extend(
+        spec.relay_connection
+            .iter()
+            .map(|c| SecretKeyRef::from(&c.secret_ref)),
+    );
     if let Some(tls) = &spec.tls {
         found.extend(tls.ca_secret_ref.iter().map(SecretKeyRef::from));
-        found.extend(tls.client_cert_secret_ref.iter().flat_map(|c| [c.certificate(), c.private_key()]));
+        found.extend(
+            tls.client_cert_secret_ref
+                .iter()
+                .flat_map(|c| [c.certificate(), c.private_key()]),
+        );
     }
     found
 }

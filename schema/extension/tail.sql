@@ -9,7 +9,7 @@ DECLARE
 BEGIN
     FOREACH v_table IN ARRAY ARRAY['outbox', 'consumer_group', 'group_cursor', 'inbox', 'inbox_counter', 'inbox_source',
                                    'inbox_position', 'inbox_feed', 'inbox_feed_batch', 'pipeline', 'dead_letter', 'dead_letter_retention',
-                                   'redelivery', 'managed_object'] LOOP
+                                   'redelivery', 'managed_object', 'webhook_counter'] LOOP
         PERFORM pg_catalog.pg_extension_config_dump(format('tide.%I', v_table)::regclass, '');
         FOR v_sequence IN
             SELECT pg_get_serial_sequence(format('tide.%I', v_table), a.attname)

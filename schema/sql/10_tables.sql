@@ -221,6 +221,8 @@ CREATE TABLE tide.pipeline (
     idempotent   boolean NOT NULL DEFAULT true,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- The name that it was made with, once it has another one (52_rename.sql).
+    first_name   text UNIQUE,
     CHECK ((direction = 'forward') = (outbox_id IS NOT NULL AND group_id IS NOT NULL)),
     CHECK ((direction = 'reverse') = (inbox_id IS NOT NULL))
 );
@@ -241,7 +243,9 @@ CREATE TABLE tide.relay_member (
     release      text,
     backend_pid  integer NOT NULL,
     started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Where it listens for webhooks; null when it does not.
+    webhook_addr text
 ) WITH (fillfactor = 50);
 
 -- Who owns a pipeline. The advisory lock is what excludes others; this row
@@ -275,6 +279,15 @@ CREATE TABLE tide.pipeline_status (
     -- are known to wait there.
     source_position text,
     source_lag    bigint
+) WITH (fillfactor = 50);
+
+-- What came by a webhook pipeline since it was made, in all relays together
+-- (docs/design/from-webhooks.md).
+CREATE TABLE tide.webhook_counter (
+    pipeline_id  integer PRIMARY KEY REFERENCES tide.pipeline ON DELETE CASCADE,
+    messages     bigint NOT NULL DEFAULT 0,
+    duplicates   bigint NOT NULL DEFAULT 0,
+    dead_letters bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 -- Messages that could not be delivered (forward) or stored (reverse), whole.
@@ -340,7 +353,7 @@ CREATE TABLE tide.connector_option (
     connector   text NOT NULL,          -- '*': every connector of the direction
     direction   text NOT NULL CHECK (direction IN ('forward', 'reverse')),
     key         text NOT NULL,          -- 'retry.max': max inside retry
-    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting')),
+    kind        text NOT NULL CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'secret_list', 'setting')),
     required    boolean NOT NULL DEFAULT false,
     allowed     text[],
     minimum     bigint,

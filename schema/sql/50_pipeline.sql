@@ -18,7 +18,9 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass true or false.';
     END IF;
     SELECT p.direction INTO v_direction FROM tide.pipeline p WHERE p.name = p_name;
-    IF v_direction <> p_direction THEN
+    IF NOT FOUND THEN
+        PERFORM tide._check_new_pipeline(p_name);
+    ELSIF v_direction <> p_direction THEN
         RAISE EXCEPTION 'pipeline "%" exists already, as a % pipeline', p_name, v_direction
             USING ERRCODE = 'duplicate_object',
                   HINT = format('Choose another name, or delete it first: SELECT tide.relay_delete(%L).', p_name);
@@ -151,7 +153,7 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION tide.relay_set_inbox(text, text, jsonb, integer, text, boolean, integer, boolean, text) IS
-'Makes or replaces a reverse pipeline: p_source (nats, kafka) to an inbox. The options of p_config are in tide.connector_option. p_max_retries: attempts to store a message before it is a dead letter. p_idempotent: recognise repeated messages without an id by their content.';
+'Makes or replaces a reverse pipeline: p_source (nats, kafka, webhook) to an inbox. The options of p_config are in tide.connector_option. p_max_retries: attempts to store a message before it is a dead letter. p_idempotent: recognise repeated messages without an id by their content.';
 
 CREATE OR REPLACE FUNCTION tide.relay_enable(p_name text)
 RETURNS void

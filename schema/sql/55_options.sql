@@ -1,7 +1,7 @@
 -- The options a pipeline's config may have, and the check against them.
 
 COMMENT ON TABLE tide.connector_option IS
-'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}. duration: "250ms", "3s", "5m", "2h", or a number of milliseconds; minimum and maximum are in milliseconds. secret: only a reference, "${file:/absolute/path}" or "${env:NAME}". setting: a text or such a reference.';
+'What the config of a pipeline may contain, per direction and connector. text_list: a text with commas, or an array of texts. template: a text with {placeholders}. duration: "250ms", "3s", "5m", "2h", or a number of milliseconds; minimum and maximum are in milliseconds. secret: only a reference, "${file:/absolute/path}" or "${env:NAME}". secret_list: such a reference, or an array of them. setting: a text or such a reference.';
 
 -- Filled anew by this file and those that follow it.
 DELETE FROM tide.connector_option;
@@ -111,6 +111,14 @@ BEGIN
             RETURN tide._template_error(v_text);
         WHEN 'secret' THEN
             RETURN tide._reference_error(v_text);
+        WHEN 'secret_list' THEN
+            IF v_type <> 'array' THEN
+                RETURN tide._reference_error(v_text);
+            ELSIF p_value = '[]' THEN
+                RETURN 'is an empty list';
+            END IF;
+            RETURN (SELECT tide._reference_error(e #>> '{}') FROM jsonb_array_elements(p_value) e
+                     WHERE tide._reference_error(e #>> '{}') IS NOT NULL LIMIT 1);
         WHEN 'setting' THEN
             IF v_type <> 'string' OR v_text = '' THEN
                 RETURN format('is %s; it must be a text', p_value);
@@ -273,5 +281,7 @@ BEGIN
         PERFORM tide._check_inbox_sink(p_pipeline, p_config);
     ELSIF p_direction = 'forward' AND p_connector = 'webhook' THEN
         PERFORM tide._check_webhook_sink(p_pipeline, p_config);
+    ELSIF p_direction = 'reverse' AND p_connector = 'webhook' THEN
+        PERFORM tide._check_webhook_source(p_pipeline, p_config);
     END IF;
 END $$;

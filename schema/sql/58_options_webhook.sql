@@ -79,3 +79,42 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A certificate and its key go together: set both, or neither.';
     END LOOP;
 END $$;
+
+-- Options of webhook sources.
+
+INSERT INTO tide.connector_option (direction, connector, key, kind, required, allowed, minimum, maximum, description) VALUES
+('reverse', 'webhook', 'signature', 'text', false, '{standard,none}', NULL, NULL, 'standard: requests are signed after the Standard Webhooks convention with "signing_secret". none: they are not, and whoever reaches the listener can send.'),
+('reverse', 'webhook', 'signing_secret', 'secret_list', false, NULL, NULL, NULL, 'Keys of the senders, "whsec_" and base64 or as they are, by reference. Several, as an array or in one file with blanks between, while senders change from one to another.'),
+('reverse', 'webhook', 'tolerance', 'duration', false, NULL, 1000, 86400000, 'How far the time of a signature may be from the relay''s: "5m" without it.'),
+('reverse', 'webhook', 'max_body_bytes', 'integer', false, NULL, 1, 100000000, 'Size of a request''s body, at most; 1048576 without it.'),
+('reverse', 'webhook', 'max_in_flight', 'integer', false, NULL, 1, 100000, 'Requests that are received or stored at the same time in each relay, at most; further ones are told to come again. 4096 without it.'),
+('reverse', 'webhook', 'timeout', 'duration', false, NULL, 100, 600000, 'For the body of a request to arrive: "10s" without it.');
+
+-- What no single option of a webhook source shows.
+CREATE OR REPLACE FUNCTION tide._check_webhook_source(p_pipeline text, p_config jsonb)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_unsigned boolean := coalesce(p_config ->> 'signature' = 'none', false);
+    v_key      text;
+BEGIN
+    IF v_unsigned THEN
+        SELECT k INTO v_key FROM unnest('{signing_secret,tolerance}'::text[]) k WHERE p_config ->> k IS NOT NULL;
+        IF FOUND THEN
+            RAISE EXCEPTION 'key "%" in the config of pipeline "%" has no meaning with "signature": "none"', v_key, p_pipeline
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave one of them out.';
+        END IF;
+        RETURN;
+    END IF;
+    IF p_config ->> 'signing_secret' IS NULL THEN
+        RAISE EXCEPTION 'key "signing_secret" is missing in the config of pipeline "%"', p_pipeline
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Name the senders'' key by reference, "${file:/absolute/path}" or "${env:NAME}". If their requests are not signed, say so: "signature": "none"; whoever reaches the listener can send then.';
+    END IF;
+    SELECT k INTO v_key FROM unnest('{message_id_header,dedup_key}'::text[]) k WHERE p_config ->> k IS NOT NULL;
+    IF FOUND THEN
+        RAISE EXCEPTION 'key "%" in the config of pipeline "%" has no meaning with signed requests', v_key, p_pipeline
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'The header webhook-id, which the signature covers, tells them apart. Leave it out, or set "signature" to "none".';
+    END IF;
+END $$;

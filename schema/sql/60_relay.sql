@@ -97,10 +97,9 @@ END $$;
 -- given by position (without ON CONFLICT, which would search every unique index
 -- a second time). Only when a row is refused is that undone and the batch
 -- reduced to its new messages first. The counter row, locked throughout, keeps
--- other batches of this inbox out.
-CREATE OR REPLACE FUNCTION tide._inbox_write(
+-- other batches of this inbox out. The caller has made sure that it may store.
+CREATE OR REPLACE FUNCTION tide._inbox_store(
     p_pipeline_id integer,
-    p_epoch       bigint,
     p_event_ids   text[],
     p_dedup_keys  bytea[],
     p_source_refs integer[],
@@ -125,14 +124,6 @@ DECLARE
         ' FROM unnest($1::text[], $2::bytea[], $3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[])'
         ' WITH ORDINALITY AS u(event_id, dedup_key, source_ref, source_seq, source, payload, headers, n)) AS b';
 BEGIN
-    PERFORM 1 FROM tide.pipeline_owner
-     WHERE pipeline_id = p_pipeline_id AND epoch = p_epoch
-       FOR SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'pipeline % is no longer owned under epoch %', p_pipeline_id, p_epoch
-            USING ERRCODE = 'TD001';
-    END IF;
-
     SELECT i.inbox_id, i.table_name, i.name || ':' || p.connector || ':seq-'
       INTO v_inbox_id, v_table, v_prefix
       FROM tide.pipeline p JOIN tide.inbox i USING (inbox_id)
@@ -191,8 +182,37 @@ BEGIN
     UPDATE tide.inbox_counter c
        SET last_seq = v_last + v_numbered,
            accepted = c.accepted + inserted,
-           duplicates = c.duplicates + _inbox_write.duplicates
+           duplicates = c.duplicates + _inbox_store.duplicates
      WHERE c.inbox_id = v_inbox_id;
+END $$;
+
+COMMENT ON FUNCTION tide._inbox_store(integer, text[], bytea[], integer[], bigint[], text[], text[], text[]) IS
+'For relays: store a batch of incoming messages once each; the caller has the fence.';
+
+CREATE OR REPLACE FUNCTION tide._inbox_write(
+    p_pipeline_id integer,
+    p_epoch       bigint,
+    p_event_ids   text[],
+    p_dedup_keys  bytea[],
+    p_source_refs integer[],
+    p_source_seqs bigint[],
+    p_sources     text[],
+    p_payloads    text[],
+    p_headers     text[],
+    OUT inserted   bigint,
+    OUT duplicates bigint)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM 1 FROM tide.pipeline_owner
+     WHERE pipeline_id = p_pipeline_id AND epoch = p_epoch
+       FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'pipeline % is no longer owned under epoch %', p_pipeline_id, p_epoch
+            USING ERRCODE = 'TD001';
+    END IF;
+    SELECT s.inserted, s.duplicates INTO inserted, duplicates
+      FROM tide._inbox_store(p_pipeline_id, p_event_ids, p_dedup_keys, p_source_refs, p_source_seqs, p_sources,
+                             p_payloads, p_headers) s;
 END $$;
 
 COMMENT ON FUNCTION tide._inbox_write(integer, bigint, text[], bytea[], integer[], bigint[], text[], text[], text[]) IS

@@ -108,7 +108,8 @@ BEGIN
         DELETE FROM tide.inbox_position p
          USING tide.inbox_source s
          WHERE s.source_ref = p.source_ref AND s.inbox_id = v_pipeline.inbox_id
-           AND p.consumer_group = coalesce(v_pipeline.config ->> 'consumer_group', 'pg-tide-' || p_name)
+           AND p.consumer_group = coalesce(v_pipeline.config ->> 'consumer_group',
+                                         'pg-tide-' || coalesce(v_pipeline.first_name, p_name))
            AND (p_topic IS NULL OR split_part(s.description, '/', 2) = p_topic)
         RETURNING p.source_ref)
     SELECT coalesce(array_agg(f.source_ref), '{}') INTO v_refs FROM forgotten f;

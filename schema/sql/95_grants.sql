@@ -66,7 +66,7 @@ BEGIN
     PERFORM tide._if_role('tide_relay',
         'GRANT INSERT, UPDATE, DELETE ON tide.group_cursor, tide.relay_member, tide.pipeline_owner, tide.pipeline_status,'
         ' tide.dead_letter, tide.redelivery, tide.inbox_counter, tide.inbox_source, tide.inbox_position,'
-        ' tide.consumer_lease TO tide_relay');
+        ' tide.consumer_lease, tide.webhook_counter TO tide_relay');
     PERFORM tide._if_role('tide_relay',
         'GRANT USAGE ON SEQUENCE tide.epoch_seq, tide.relay_member_member_id_seq, tide.dead_letter_dlq_id_seq,'
         ' tide.redelivery_redelivery_id_seq, tide.inbox_source_source_ref_seq TO tide_relay');
@@ -81,7 +81,9 @@ BEGIN
         -- caller's rights, which are to read.
         PERFORM tide._if_role('tide_admin', format('GRANT EXECUTE ON FUNCTION %s TO tide_admin', v_function.signature));
         IF v_function.proname IN ('_tick', '_cluster', '_acquire', '_inbox_source', '_inbox_write', '_inbox_positions',
-                                  '_inbox_write_at', '_inbox_feed_check',
+                                  '_inbox_write_at', '_inbox_store', '_webhook_fence', '_webhook_count',
+                                  '_webhook_write', '_webhook_dead_letter',
+                                  '_inbox_feed_check',
                                   '_inbox_feed_open', '_inbox_feed_landed', '_inbox_feed_write', 'maintain_outbox',
                                   'maintain_outboxes', 'maintain_inbox', '_purge_inbox', '_purge_dead_letters', '_purge_members',
                                   '_redelivery_page', '_redelivered', '_replay_rows', '_adopt_messages') THEN

@@ -2,7 +2,8 @@
 
 -- What is altered here, locked before anything is done: if one is in use, the
 -- upgrade gives way at once and tries again.
-LOCK TABLE tide.pipeline, tide.group_cursor, tide.pipeline_status, tide.dead_letter, tide.connector_option IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE tide.pipeline, tide.group_cursor, tide.pipeline_status, tide.dead_letter, tide.connector_option,
+    tide.relay_member IN ACCESS EXCLUSIVE MODE;
 
 -- Consumers in SQL have leases.
 ALTER TABLE tide.group_cursor
@@ -66,7 +67,7 @@ CREATE INDEX redelivery_pipeline ON tide.redelivery (pipeline_id, redelivery_id)
 ALTER TABLE tide.connector_option
     DROP CONSTRAINT connector_option_kind_check,
     ADD CONSTRAINT connector_option_kind_check
-        CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'setting'));
+        CHECK (kind IN ('text', 'integer', 'boolean', 'object', 'text_list', 'template', 'duration', 'secret', 'secret_list', 'setting'));
 
 -- Pauses are durations now; a bare number still means milliseconds.
 UPDATE tide.pipeline p
@@ -127,6 +128,18 @@ CREATE TABLE tide.inbox_position (
     last_time      bigint,
     updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (source_ref, consumer_group)
+) WITH (fillfactor = 50);
+
+-- Pipelines can be renamed.
+ALTER TABLE tide.pipeline ADD COLUMN first_name text UNIQUE;
+
+-- Relays listen for webhooks, and count what came.
+ALTER TABLE tide.relay_member ADD COLUMN webhook_addr text;
+CREATE TABLE tide.webhook_counter (
+    pipeline_id  integer PRIMARY KEY REFERENCES tide.pipeline ON DELETE CASCADE,
+    messages     bigint NOT NULL DEFAULT 0,
+    duplicates   bigint NOT NULL DEFAULT 0,
+    dead_letters bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 -- Which resource of a Kubernetes cluster made or adopted an object.

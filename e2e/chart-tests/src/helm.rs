@@ -73,6 +73,29 @@ impl Chart {
         self
     }
 
+    /// The same chart after `helm package`, in an archive in `folder`.
+    ///
+    /// # Panics
+    /// When helm refuses.
+    #[must_use]
+    pub fn packaged(mut self, folder: &Path) -> Self {
+        let chart = self.path.display().to_string();
+        let output = helm(&[
+            "package".into(),
+            chart,
+            format!("--destination={}", folder.display()),
+        ]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let archive = said.trim().rsplit(": ").next().unwrap();
+        assert!(
+            output.status.success(),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        self.path = archive.into();
+        self
+    }
+
     /// `helm template`: the manifest as text.
     ///
     /// # Errors

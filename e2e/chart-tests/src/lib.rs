@@ -33,6 +33,29 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(repository(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
+/// All Rust sources below a folder, one after another.
+///
+/// # Panics
+/// When one cannot be read.
+pub fn sources(folder: &str) -> String {
+    let mut text = String::new();
+    let entries = fs::read_dir(repository(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    for entry in entries {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().display());
+        if entry.file_type().unwrap().is_dir() {
+            text.push_str(&sources(&path));
+        } else if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "rs")
+        {
+            text.push_str(&read(&path));
+        }
+    }
+    text
+}
+
 /// The names of a folder's files that end in `suffix`, sorted.
 ///
 /// # Panics

@@ -10,10 +10,12 @@
 
 mod cluster;
 mod namespace;
+mod operator;
 mod pods;
 mod watch;
 
 pub use cluster::{Cluster, Refusal};
 pub use namespace::Namespace;
+pub use operator::OPERATOR_NAMESPACE;
 pub use pods::restricted_pod;
 pub use watch::Condition;

@@ -19,7 +19,9 @@ pub struct Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("tls", &self.tls).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -40,7 +42,11 @@ impl Link {
     ///
     /// # Errors
     /// Which Secret or key is missing.
-    pub async fn read(secrets: &Secrets, namespace: &str, spec: &TideDatabaseSpec) -> Result<Self, SecretError> {
+    pub async fn read(
+        secrets: &Secrets,
+        namespace: &str,
+        spec: &TideDatabaseSpec,
+    ) -> Result<Self, SecretError> {
         let url = secrets
             .key(namespace, &SecretKeyRef::from(&spec.connection.secret_ref))
             .await?;
@@ -79,7 +85,11 @@ impl Link {
 ///
 /// # Errors
 /// Which Secret or key is missing.
-pub async fn files(secrets: &Secrets, namespace: &str, spec: &TideDatabaseSpec) -> Result<Files, SecretError> {
+pub async fn files(
+    secrets: &Secrets,
+    namespace: &str,
+    spec: &TideDatabaseSpec,
+) -> Result<Files, SecretError> {
     let connection = spec.relay_connection.as_ref().unwrap_or(&spec.connection);
     let url = secrets
         .key(namespace, &SecretKeyRef::from(&connection.secret_ref))
@@ -124,9 +134,11 @@ pub fn problem(error: &DatabaseError) -> Problem {
             | Cause::NotUpYet
             | Cause::TooMany
             | Cause::Other => "ConnectionFailed",
-            Cause::NoTls | Cause::Handshake | Cause::UnknownAuthority | Cause::ServerName | Cause::Expired => {
-                "TLSFailed"
-            }
+            Cause::NoTls
+            | Cause::Handshake
+            | Cause::UnknownAuthority
+            | Cause::ServerName
+            | Cause::Expired => "TLSFailed",
             Cause::ClientCertificate
             | Cause::NoPassword
             | Cause::Password

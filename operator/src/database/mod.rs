@@ -132,7 +132,9 @@ impl Database {
     pub async fn apply(&self, resource: &Key, steps: &[Step]) -> Result<Done, ChangeError> {
         let mut session = self.session.lock().await;
         let Some(open) = session.as_mut() else {
-            return Err(ChangeError::Failed("the session with the database has ended".into()));
+            return Err(ChangeError::Failed(
+                "the session with the database has ended".into(),
+            ));
         };
         let done = change::apply(&mut open.client, steps).await;
         let begun = *self.looks.lock();
@@ -179,7 +181,11 @@ impl Databases {
 
     /// How many have an open session.
     pub fn connected(&self) -> usize {
-        self.open.lock().values().filter(|d| d.view().disconnected.is_none()).count()
+        self.open
+            .lock()
+            .values()
+            .filter(|d| d.view().disconnected.is_none())
+            .count()
     }
 
     /// Ends the session of a database that is not declared any more.

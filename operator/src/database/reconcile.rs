@@ -48,7 +48,10 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
 
     let now = status::of(&resource, &view, &facts, jiff::Timestamp::now());
     let difference = status::difference(resource.status.as_ref(), &now);
-    match (relays, crate::status::write(context, &*resource, &now, difference).await) {
+    match (
+        relays,
+        crate::status::write(context, &*resource, &now, difference).await,
+    ) {
         (Err(error), _) => Outcome::failed(error),
         (_, Err(error)) => Outcome::failed(error.to_string()),
         (Ok(()), Ok(_)) => Outcome::done(collected.map_or(Next::Await, Next::After)),
@@ -136,8 +139,12 @@ async fn relays(
                         .repairs
                         .get_or_create(&OfKind { kind: "TideDatabase" })
                         .inc();
-                    context.events.normal(resource, "DriftRepaired", "Repair", what).await;
+                    context
+                        .events
+                        .normal(resource, "DriftRepaired", "Repair", what)
+                        .await;
                 }
+                Err(error) if error.namespace_ends() => return Ok(()),
                 Err(error) => {
                     let text = error.to_string();
                     facts.apply = Some(Problem::new("ApplyFailed", text.clone()));
@@ -155,9 +162,15 @@ async fn relays(
 
 /// The keys of Secrets that the group's Pipelines name. What cannot be read
 /// now stays as it was, as in any pod that has a Secret mounted.
-async fn pipeline_files(context: &Context, database: &Key, group: &str, secret: &str) -> BTreeMap<String, Vec<u8>> {
+async fn pipeline_files(
+    context: &Context,
+    database: &Key,
+    group: &str,
+    secret: &str,
+) -> BTreeMap<String, Vec<u8>> {
     let namespace = &database.namespace;
-    let uses = |p: &Pipeline| p.database() == database.name && p.spec.relay_group_id == group && !p.deleting();
+    let uses =
+        |p: &Pipeline| p.database() == database.name && p.spec.relay_group_id == group && !p.deleting();
     let mut wanted: Vec<SecretKeyRef> = context
         .pipelines
         .of(namespace, uses)
@@ -207,9 +220,18 @@ async fn farewell(context: Arc<Context>, database: Arc<Database>) {
         }
         let left = collect::collect(&context, &database, &view).await;
         let of = |name: String| name == key.name;
-        let declared = !context.pipelines.of(&key.namespace, |p| of(p.database())).is_empty()
-            || !context.outboxes.of(&key.namespace, |o| of(o.database())).is_empty()
-            || !context.inboxes.of(&key.namespace, |i| of(i.database())).is_empty();
+        let declared = !context
+            .pipelines
+            .of(&key.namespace, |p| of(p.database()))
+            .is_empty()
+            || !context
+                .outboxes
+                .of(&key.namespace, |o| of(o.database()))
+                .is_empty()
+            || !context
+                .inboxes
+                .of(&key.namespace, |i| of(i.database()))
+                .is_empty();
         if begun.elapsed() >= FAREWELL || !declared && left.is_none() {
             break;
         }

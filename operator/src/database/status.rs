@@ -56,7 +56,11 @@ pub fn of(resource: &TideDatabase, view: &View, facts: &Facts, now: Timestamp) -
             id: group.id.clone(),
             replicas: group.wanted,
             ready_replicas: group.ready,
-            live_relays: view.reports.relays.get(&group.id).map_or(0, |live| count(live.len())),
+            live_relays: view
+                .reports
+                .relays
+                .get(&group.id)
+                .map_or(0, |live| count(live.len())),
             pipelines: match before.relay_groups.iter().find(|g| g.id == group.id) {
                 Some(before) if !connected => before.pipelines,
                 _ => pipelines.get(group.id.as_str()).map_or(0, |n| count(*n)),
@@ -96,7 +100,12 @@ fn reachable(view: &View, facts: &Facts) -> Finding {
             Finding::new(about, Is::Unknown, problem.reason, problem.message.clone())
         }
         (Some(problem), None) => Finding::new(about, false, problem.reason, problem.message.clone()),
-        (None, _) => Finding::new(about, true, "Connected", "the operator has a session with the database"),
+        (None, _) => Finding::new(
+            about,
+            true,
+            "Connected",
+            "the operator has a session with the database",
+        ),
     }
 }
 
@@ -108,7 +117,10 @@ fn schema(view: &View) -> Finding {
             about,
             true,
             "UpToDate",
-            format!("schema tide has version {} (release {})", schema.version, schema.release),
+            format!(
+                "schema tide has version {} (release {})",
+                schema.version, schema.release
+            ),
         ),
         (Some(_), _, _) | (None, None, None) => Finding::new(
             about,
@@ -138,20 +150,31 @@ fn relays(view: &View, facts: &Facts, groups: &[RelayGroupStatus]) -> Finding {
         .map(|g| format!("{} ({} of {} pods ready)", g.id, g.ready_replicas, g.replicas))
         .collect();
     if without.is_empty() {
-        Finding::new(about, true, "Live", "every relay group has a relay that reports to the database")
+        Finding::new(
+            about,
+            true,
+            "Live",
+            "every relay group has a relay that reports to the database",
+        )
     } else if groups.iter().all(|g| g.live_relays > 0 || g.replicas == 0) {
         Finding::new(
             about,
             false,
             "ScaledToZero",
-            format!("relay groups without relays, as spec.relayGroups says: {}", without.join(", ")),
+            format!(
+                "relay groups without relays, as spec.relayGroups says: {}",
+                without.join(", ")
+            ),
         )
     } else {
         Finding::new(
             about,
             false,
             "NoLiveRelay",
-            format!("relay groups without a relay that reports to the database: {}", without.join(", ")),
+            format!(
+                "relay groups without a relay that reports to the database: {}",
+                without.join(", ")
+            ),
         )
     }
 }
@@ -159,7 +182,11 @@ fn relays(view: &View, facts: &Facts, groups: &[RelayGroupStatus]) -> Finding {
 /// Ready when everything is; else the first that is not says why.
 fn ready(facts: &Facts, parts: &[&Finding]) -> Finding {
     if let Some(part) = parts.iter().find(|part| part.is != Is::True) {
-        let is = if part.is == Is::Unknown { Is::Unknown } else { Is::False };
+        let is = if part.is == Is::Unknown {
+            Is::Unknown
+        } else {
+            Is::False
+        };
         return Finding::new("Ready", is, part.reason, part.message.clone());
     }
     if let Some(secret) = &facts.secret {
@@ -167,10 +194,18 @@ fn ready(facts: &Facts, parts: &[&Finding]) -> Finding {
             "Ready",
             false,
             secret.reason,
-            format!("{}; what is connected goes on, nothing new can connect", secret.message),
+            format!(
+                "{}; what is connected goes on, nothing new can connect",
+                secret.message
+            ),
         );
     }
-    Finding::new("Ready", true, "Ready", "the database answers, and every relay group has a live relay")
+    Finding::new(
+        "Ready",
+        true,
+        "Ready",
+        "the database answers, and every relay group has a live relay",
+    )
 }
 
 /// How much it differs from the status that is there.

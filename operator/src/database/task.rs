@@ -203,19 +203,19 @@ impl Task {
             view.reports = Arc::new(self.look(observe_reports).await?);
             let id = self.look(last_message_id).await?;
             let moved = id != last_id || view.amounts.lags.values().any(|(lag, _)| *lag > 0);
+            self.publish(view.clone());
             if amounts_due <= Instant::now() {
                 last_id = id;
                 let begun = Instant::now();
-                match self.amounts().await? {
-                    Some(amounts) => view.amounts = Arc::new(amounts),
-                    None => tracing::debug!(database = %self.database.key, "counting took too long"),
+                if let Some(amounts) = self.amounts().await? {
+                    view.amounts = Arc::new(amounts);
                 }
                 let pause = if moved { AMOUNTS } else { AMOUNTS_AT_REST };
                 amounts_due = Instant::now() + pause.max(begun.elapsed() * AMOUNTS_SHARE);
+                self.publish(view.clone());
             } else if moved {
                 amounts_due = amounts_due.min(Instant::now() + AMOUNTS);
             }
-            self.publish(view.clone());
 
             let next = catalogue_due.min(Instant::now() + REPORTS);
             tokio::select! {
@@ -237,13 +237,17 @@ impl Task {
         }
     }
 
-    /// Counts; none when that takes too long with such a backlog.
+    /// Counts; none when PostgreSQL refuses, since it takes too long with such
+    /// a backlog, or a table is missing that is about to be repaired.
     async fn amounts(&self) -> Result<Option<observe::Amounts>, End> {
         let mut guard = self.database.session.lock().await;
         let session = guard.as_mut().ok_or_else(no_session)?;
         match observe::amounts(session).await {
             Ok(amounts) => Ok(Some(amounts)),
-            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => Ok(None),
+            Err(error) if error.as_db_error().is_some() && !session.client.is_closed() => {
+                tracing::debug!(database = %self.database.key, "not counted: {}", describe(&error));
+                Ok(None)
+            }
             Err(error) => Err(lost(&error)),
         }
     }
@@ -296,7 +300,11 @@ impl Task {
                 ),
                 Some(found) => End::Unusable(
                     Problem::new(
-                        if found.version > pg_tide_schema::VERSION { "SchemaNewer" } else { "SchemaOutdated" },
+                        if found.version > pg_tide_schema::VERSION {
+                            "SchemaNewer"
+                        } else {
+                            "SchemaOutdated"
+                        },
                         format!(
                             "schema \"tide\" has version {}, this operator needs {}, and spec.schema.manage is false: {}",
                             found.version,
@@ -326,12 +334,20 @@ impl Task {
                 ),
                 Some(from) => (
                     "SchemaUpgraded",
-                    format!("schema \"tide\" was upgraded from version {from} to {}", installed.to),
+                    format!(
+                        "schema \"tide\" was upgraded from version {from} to {}",
+                        installed.to
+                    ),
                 ),
             };
-            self.context.events.normal(&*resource, reason, "Install", note).await;
+            self.context
+                .events
+                .normal(&*resource, reason, "Install", note)
+                .await;
         }
-        let status = pg_tide_schema::status(&session.client).await.map_err(|e| unusable(&e, None))?;
+        let status = pg_tide_schema::status(&session.client)
+            .await
+            .map_err(|e| unusable(&e, None))?;
         status.as_ref().map(seen).ok_or_else(|| {
             End::Unusable(
                 Problem::new("SchemaNotInstalled", "schema \"tide\" is gone again"),
@@ -355,14 +371,26 @@ impl Task {
         }
         let amounts = !Arc::ptr_eq(&before.amounts, &view.amounts) && before.amounts != view.amounts;
         if amounts {
-            for outbox in self.context.outboxes.of(&key.namespace, |o| o.database() == key.name) {
+            for outbox in self
+                .context
+                .outboxes
+                .of(&key.namespace, |o| o.database() == key.name)
+            {
                 self.context.queue.add(&outbox.key());
             }
-            for inbox in self.context.inboxes.of(&key.namespace, |i| i.database() == key.name) {
+            for inbox in self
+                .context
+                .inboxes
+                .of(&key.namespace, |i| i.database() == key.name)
+            {
                 self.context.queue.add(&inbox.key());
             }
         }
-        for pipeline in self.context.pipelines.of(&key.namespace, |p| p.database() == key.name) {
+        for pipeline in self
+            .context
+            .pipelines
+            .of(&key.namespace, |p| p.database() == key.name)
+        {
             let name = pipeline.sql_name();
             let differs = |reports: &Reports| reports.pipelines.get(name).cloned();
             if differs(&before.reports) != differs(&view.reports)
@@ -382,7 +410,9 @@ async fn observe_reports(session: &mut Session) -> Result<Reports, tokio_postgre
 
 /// Of the sequence that numbers messages: whether something was published.
 async fn last_message_id(session: &mut Session) -> Result<i64, tokio_postgres::Error> {
-    let statement = session.prepare("SELECT last_value FROM tide.message_id_seq").await?;
+    let statement = session
+        .prepare("SELECT last_value FROM tide.message_id_seq")
+        .await?;
     Ok(session.client.query_one(&statement, &[]).await?.get(0))
 }
 

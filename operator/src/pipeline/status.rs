@@ -96,7 +96,12 @@ fn findings(
     let paused = if enabled {
         Finding::new("Paused", false, "Enabled", "spec.enabled is true")
     } else {
-        Finding::new("Paused", true, "Disabled", "spec.enabled is false: the position is kept, and messages wait")
+        Finding::new(
+            "Paused",
+            true,
+            "Disabled",
+            "spec.enabled is false: the position is kept, and messages wait",
+        )
     };
     let unknown = |about, reason, message: &str| Finding::new(about, Is::Unknown, reason, message);
     let problem = match found {
@@ -104,10 +109,19 @@ fn findings(
         Err(problem) => Some(problem),
     };
     let database = match problem {
-        None => Finding::new("DatabaseReachable", true, "Connected", "the operator has a session with the database"),
+        None => Finding::new(
+            "DatabaseReachable",
+            true,
+            "Connected",
+            "the operator has a session with the database",
+        ),
         Some(p) if p.reason == "Connecting" => unknown("DatabaseReachable", p.reason, &p.message),
         Some(p) if is_of_database(p) => Finding::new("DatabaseReachable", false, p.reason, p.message.clone()),
-        Some(_) => unknown("DatabaseReachable", "NotAsked", "the resource must be mended first"),
+        Some(_) => unknown(
+            "DatabaseReachable",
+            "NotAsked",
+            "the resource must be mended first",
+        ),
     };
     let Some(report) = report.filter(|_| problem.is_none()) else {
         let (is, reason, message) = match problem {
@@ -136,7 +150,12 @@ fn findings(
     } else if relay.is == Is::False {
         Finding::new("Ready", false, relay.reason, relay.message.clone())
     } else {
-        Finding::new("Ready", delivering.is, delivering.reason, delivering.message.clone())
+        Finding::new(
+            "Ready",
+            delivering.is,
+            delivering.reason,
+            delivering.message.clone(),
+        )
     };
     vec![ready, database, relay, delivering, paused]
 }
@@ -144,7 +163,8 @@ fn findings(
 fn is_of_database(problem: &Problem) -> bool {
     matches!(
         problem.reason,
-        "DatabaseNotFound"
+        "TideDatabaseNotFound"
+            | "DatabaseNotFound"
             | "ConnectionFailed"
             | "InvalidConnection"
             | "AuthenticationFailed"
@@ -165,12 +185,21 @@ fn relay(report: &Report, pods: Option<(i32, i32)>) -> Finding {
             Finding::new(
                 about,
                 false,
-                if pods.contains(" of 0 pods") { "ScaledToZero" } else { "NoLiveRelay" },
+                if pods.contains(" of 0 pods") {
+                    "ScaledToZero"
+                } else {
+                    "NoLiveRelay"
+                },
                 format!("no relay of the group reports to the database{pods}"),
             )
         }
         (None, "disabled") => Finding::new(about, true, "NotNeeded", "a paused pipeline needs no relay"),
-        (None, _) => Finding::new(about, Is::Unknown, "Unowned", "relays of the group live, and none has taken it yet"),
+        (None, _) => Finding::new(
+            about,
+            Is::Unknown,
+            "Unowned",
+            "relays of the group live, and none has taken it yet",
+        ),
     }
 }
 
@@ -182,14 +211,27 @@ fn delivering(report: &Report) -> Finding {
     };
     match (report.owner.is_some(), report.state.as_str()) {
         (true, "running") => {
-            let note = report.note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
-            Finding::new(about, true, "Running", format!("messages are moved as they come{note}"))
+            let note = report
+                .note
+                .as_ref()
+                .map_or_else(String::new, |note| format!("; {note}"));
+            Finding::new(
+                about,
+                true,
+                "Running",
+                format!("messages are moved as they come{note}"),
+            )
         }
         (true, "retrying") => Finding::new(about, false, "DeliveryFailing", said()),
         (true, "misconfigured") => Finding::new(about, false, "Misconfigured", said()),
         (true, _) => match &report.last_error {
             Some(error) => Finding::new(about, false, "Starting", format!("starting; last error: {error}")),
-            None => Finding::new(about, Is::Unknown, "Starting", "the relay is starting the pipeline"),
+            None => Finding::new(
+                about,
+                Is::Unknown,
+                "Starting",
+                "the relay is starting the pipeline",
+            ),
         },
         (false, "disabled") => Finding::new(about, false, "Paused", "the pipeline is disabled"),
         (false, _) => Finding::new(about, false, "NoOwner", "no relay has the pipeline"),
@@ -204,7 +246,9 @@ pub fn warnings(before: Option<&PipelineStatus>, now: &PipelineStatus) -> Vec<(&
         status
             .conditions
             .iter()
-            .find(|c| c.type_ == "Delivering" && (c.reason == "DeliveryFailing" || c.reason == "Misconfigured"))
+            .find(|c| {
+                c.type_ == "Delivering" && (c.reason == "DeliveryFailing" || c.reason == "Misconfigured")
+            })
             .map(|c| c.message.clone())
     };
     if let Some(message) = failing(now)
@@ -222,7 +266,10 @@ pub fn warnings(before: Option<&PipelineStatus>, now: &PipelineStatus) -> Vec<(&
                 "{} messages are dead letters, {} more than before: SELECT * FROM tide.relay_dlq_list('{}')",
                 dead(now),
                 dead(now) - dead(before),
-                now.pipeline_name.as_deref().unwrap_or_default().replace('\'', "''")
+                now.pipeline_name
+                    .as_deref()
+                    .unwrap_or_default()
+                    .replace('\'', "''")
             ),
         ));
     }

@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions,
+};
 use kube::core::params::ValidationDirective;
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -51,7 +53,10 @@ impl Children {
         match kind {
             ChildKind::Deployment => self.deployments.get(namespace, name).map(|o| o.metadata.clone()),
             ChildKind::Secret => self.secrets.get(namespace, name).map(|o| o.metadata.clone()),
-            ChildKind::ServiceAccount => self.service_accounts.get(namespace, name).map(|o| o.metadata.clone()),
+            ChildKind::ServiceAccount => self
+                .service_accounts
+                .get(namespace, name)
+                .map(|o| o.metadata.clone()),
             ChildKind::Service => self.services.get(namespace, name).map(|o| o.metadata.clone()),
             ChildKind::PodDisruptionBudget => self.budgets.get(namespace, name).map(|o| o.metadata.clone()),
             ChildKind::NetworkPolicy => self.policies.get(namespace, name).map(|o| o.metadata.clone()),
@@ -105,7 +110,11 @@ impl ChildKind {
         ApiResource {
             group: group.into(),
             version: version.into(),
-            api_version: if group.is_empty() { version.into() } else { format!("{group}/{version}") },
+            api_version: if group.is_empty() {
+                version.into()
+            } else {
+                format!("{group}/{version}")
+            },
             kind: format!("{self:?}"),
             plural: plural.into(),
         }
@@ -162,6 +171,28 @@ pub struct ApplyError {
     source: kube::Error,
 }
 
+impl ApplyError {
+    /// Whether it is because the namespace is being deleted: nothing can be
+    /// made in it any more, and nothing need be.
+    #[must_use]
+    pub fn namespace_ends(&self) -> bool {
+        namespace_ends(&self.source)
+    }
+}
+
+/// Whether a request was refused because the namespace is being deleted.
+#[must_use]
+pub fn namespace_ends(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_forbidden()
+        && causes
+            .map(|cause| cause.reason.as_str())
+            .any(|reason| reason == "NamespaceTerminating")
+}
+
 impl Applied {
     /// Makes the object be as it should.
     ///
@@ -199,7 +230,8 @@ impl Applied {
                 what: "applied",
                 source,
             })?;
-        let changed = now.as_ref().and_then(|meta| meta.resource_version.as_ref()) != object.metadata.resource_version.as_ref();
+        let changed = now.as_ref().and_then(|meta| meta.resource_version.as_ref())
+            != object.metadata.resource_version.as_ref();
         let same = left.is_some_and(|left| left.digest == digest);
         self.0.lock().insert(
             place,
@@ -209,10 +241,14 @@ impl Applied {
             },
         );
         Ok(match (same, now.is_some()) {
-            (true, false) => Change::Repaired(format!("{} \"{}\" was gone and was made again", child.kind, child.name)),
-            (true, true) if changed => {
-                Change::Repaired(format!("{} \"{}\" was changed and was set right", child.kind, child.name))
-            }
+            (true, false) => Change::Repaired(format!(
+                "{} \"{}\" was gone and was made again",
+                child.kind, child.name
+            )),
+            (true, true) if changed => Change::Repaired(format!(
+                "{} \"{}\" was changed and was set right",
+                child.kind, child.name
+            )),
             (true, true) => Change::None,
             (false, _) => Change::Applied,
         })
@@ -245,7 +281,9 @@ impl Applied {
             };
             self.0.lock().remove(&(namespace.to_owned(), kind, name.clone()));
             match api.delete(&name, &params).await {
-                Ok(_) => tracing::info!(namespace, %kind, name, "deleted: its relay group is not declared any more"),
+                Ok(_) => {
+                    tracing::info!(namespace, %kind, name, "deleted: its relay group is not declared any more")
+                }
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
                 Err(source) => {
                     return Err(ApplyError {

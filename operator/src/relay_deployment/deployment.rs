@@ -130,7 +130,12 @@ fn environment(plan: &Plan<'_>) -> Value {
     let ours = environment
         .into_iter()
         .map(|(name, value)| json!({"name": name, "value": value}));
-    ours.chain(plan.group.env.iter().map(|variable| json!(variable))).collect()
+    // As owner of pipelines the pod is shown.
+    let name =
+        json!({"name": "PG_TIDE_RELAY_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}});
+    ours.chain([name])
+        .chain(plan.group.env.iter().map(|variable| json!(variable)))
+        .collect()
 }
 
 /// As far as possible on different nodes, unless the group says otherwise.

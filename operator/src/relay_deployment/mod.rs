@@ -10,7 +10,7 @@ mod secret;
 mod service;
 mod service_account;
 
-pub use apply::{Applied, ApplyError, Change, Children};
+pub use apply::{Applied, ApplyError, Change, Children, namespace_ends};
 pub use secret::SOURCES_ANNOTATION;
 
 use std::collections::BTreeMap;

@@ -47,10 +47,16 @@ fn the_shortest_database_gets_two_restricted_relays() {
     let container = &pod.containers[0];
     let security = container.security_context.as_ref().unwrap();
     assert_eq!(security.read_only_root_filesystem, Some(true));
-    assert_eq!(security.capabilities.as_ref().unwrap().drop, Some(vec!["ALL".into()]));
+    assert_eq!(
+        security.capabilities.as_ref().unwrap().drop,
+        Some(vec!["ALL".into()])
+    );
     assert_eq!(container.image.as_deref(), Some("pg-tide:1"));
     let environment = container.env.as_ref().unwrap();
-    assert!(environment.iter().all(|e| e.name != "PG_TIDE_POSTGRES_URL"), "no secret in the environment");
+    assert!(
+        environment.iter().all(|e| e.name != "PG_TIDE_POSTGRES_URL"),
+        "no secret in the environment"
+    );
 }
 
 #[test]
@@ -81,7 +87,10 @@ fn a_group_has_its_own_say() {
     for (name, value) in [
         ("PG_TIDE_RELAY_GROUP_ID", "eu"),
         ("PG_TIDE_POSTGRES_SSLMODE", "verify-full"),
-        ("PG_TIDE_POSTGRES_SSLROOTCERT", "/etc/pg-tide/secrets/database-ca.crt"),
+        (
+            "PG_TIDE_POSTGRES_SSLROOTCERT",
+            "/etc/pg-tide/secrets/database-ca.crt",
+        ),
         ("PG_TIDE_WEBHOOK_ADDR", "0.0.0.0:8443"),
         ("TZ", "UTC"),
     ] {
@@ -92,7 +101,15 @@ fn a_group_has_its_own_say() {
 #[test]
 fn all_relays_of_a_group_have_its_id_and_all_objects_their_owner() {
     for child in built(json!({"connection": {"secretRef": {"name": "shop-db"}}})) {
-        assert_eq!(child.body["metadata"]["ownerReferences"].as_array().unwrap().len(), 1, "{}", child.kind);
+        assert_eq!(
+            child.body["metadata"]["ownerReferences"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1,
+            "{}",
+            child.kind
+        );
         assert_eq!(child.body["metadata"]["labels"][GROUP_LABEL], "default");
         assert_eq!(child.body["kind"], child.kind.to_string());
     }

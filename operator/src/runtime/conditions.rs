@@ -48,7 +48,12 @@ pub struct Finding {
 
 impl Finding {
     /// A finding.
-    pub fn new(about: &'static str, is: impl Into<Is>, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(
+        about: &'static str,
+        is: impl Into<Is>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             about,
             is: is.into(),
@@ -61,7 +66,12 @@ impl Finding {
 /// The findings as conditions, in their order. A condition whose status stays
 /// keeps its time.
 #[must_use]
-pub fn conditions(before: &[Condition], findings: &[Finding], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn conditions(
+    before: &[Condition],
+    findings: &[Finding],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     findings
         .iter()
         .map(|finding| {
@@ -107,14 +117,29 @@ mod tests {
     #[test]
     fn the_time_moves_only_with_the_status() {
         let at = |s: i64| Timestamp::from_second(s).unwrap();
-        let first = conditions(&[], &[Finding::new("Ready", false, "Starting", "a")], Some(1), at(10));
-        let second = conditions(&first, &[Finding::new("Ready", false, "Failing", "b")], Some(2), at(20));
+        let first = conditions(
+            &[],
+            &[Finding::new("Ready", false, "Starting", "a")],
+            Some(1),
+            at(10),
+        );
+        let second = conditions(
+            &first,
+            &[Finding::new("Ready", false, "Failing", "b")],
+            Some(2),
+            at(20),
+        );
         assert_eq!(second[0].last_transition_time, Time(at(10)));
         assert_eq!(
             (second[0].reason.as_str(), second[0].observed_generation),
             ("Failing", Some(2))
         );
-        let third = conditions(&second, &[Finding::new("Ready", true, "Running", "")], Some(2), at(30));
+        let third = conditions(
+            &second,
+            &[Finding::new("Ready", true, "Running", "")],
+            Some(2),
+            at(30),
+        );
         assert_eq!(third[0].last_transition_time, Time(at(30)));
     }
 

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use crate::relay_deployment::namespace_ends;
 use crate::resources::Declared;
 
 /// Who writes: events and server-side apply.
@@ -34,13 +35,25 @@ impl Events {
     }
 
     /// Something went as it should.
-    pub async fn normal(&self, about: &impl Declared, reason: &'static str, action: &'static str, note: String) {
+    pub async fn normal(
+        &self,
+        about: &impl Declared,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) {
         self.publish(about.object_ref(&()), EventType::Normal, reason, action, note)
             .await;
     }
 
     /// Somebody should look.
-    pub async fn warning(&self, about: &impl Declared, reason: &'static str, action: &'static str, note: String) {
+    pub async fn warning(
+        &self,
+        about: &impl Declared,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) {
         self.publish(about.object_ref(&()), EventType::Warning, reason, action, note)
             .await;
     }
@@ -65,8 +78,10 @@ impl Events {
             action: action.into(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &about).await {
-            tracing::warn!(reason, "an event was not published: {error}");
+        match self.recorder.publish(&event, &about).await {
+            Ok(()) => {}
+            Err(error) if namespace_ends(&error) => {}
+            Err(error) => tracing::warn!(reason, "an event was not published: {error}"),
         }
     }
 }

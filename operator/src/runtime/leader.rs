@@ -87,7 +87,10 @@ impl Candidate {
                     }
                 }
                 Ok(Err(error)) => tracing::warn!(lease = self.name, "cannot get the lease: {error}"),
-                Err(_) => tracing::warn!(lease = self.name, "cannot get the lease: the API server does not answer"),
+                Err(_) => tracing::warn!(
+                    lease = self.name,
+                    "cannot get the lease: the API server does not answer"
+                ),
             }
             tokio::time::sleep(PERIOD).await;
         }

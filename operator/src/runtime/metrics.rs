@@ -77,7 +77,11 @@ impl Default for Metrics {
             leader: Gauge::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("reconcile", "Reconciliations by kind and result", metrics.reconciles.clone());
+        registry.register(
+            "reconcile",
+            "Reconciliations by kind and result",
+            metrics.reconciles.clone(),
+        );
         registry.register(
             "reconcile_duration_seconds",
             "Time that a reconciliation took",
@@ -93,14 +97,22 @@ impl Default for Metrics {
             "Resources by kind and by what their condition Ready says",
             metrics.resources.clone(),
         );
-        registry.register("drift_repaired", "Drift that was put right", metrics.repairs.clone());
+        registry.register(
+            "drift_repaired",
+            "Drift that was put right",
+            metrics.repairs.clone(),
+        );
         registry.register("status_writes", "Statuses written", metrics.status_writes.clone());
         registry.register(
             "databases_connected",
             "Databases with an open session",
             metrics.databases_connected.clone(),
         );
-        registry.register("leader", "1 while this operator has the lease", metrics.leader.clone());
+        registry.register(
+            "leader",
+            "1 while this operator has the lease",
+            metrics.leader.clone(),
+        );
         registry.register(
             "build",
             "Version of the operator",
@@ -114,7 +126,9 @@ impl Metrics {
     /// A reconciliation ended.
     pub fn reconciled(&self, kind: &'static str, result: &'static str, took: Duration) {
         self.reconciles.get_or_create(&Outcome { kind, result }).inc();
-        self.durations.get_or_create(&OfKind { kind }).observe(took.as_secs_f64());
+        self.durations
+            .get_or_create(&OfKind { kind })
+            .observe(took.as_secs_f64());
     }
 
     /// As Prometheus reads it.

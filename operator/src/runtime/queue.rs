@@ -116,7 +116,9 @@ impl State {
 /// The pause after that many failures before this one. `jitter` from 0 to 1
 /// takes up to a fifth off, so that many do not come back at once.
 fn pause_after(failures: u32, jitter: f64) -> Duration {
-    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
+    let pause = FIRST_PAUSE
+        .saturating_mul(1 << failures.min(16))
+        .min(LONGEST_PAUSE);
     pause.mul_f64(1.0 - 0.2 * jitter.clamp(0.0, 1.0))
 }
 

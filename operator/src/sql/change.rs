@@ -165,7 +165,12 @@ impl fmt::Display for Step {
     /// In the words of an event: what was done.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Claim(m) => write!(f, "{} \"{}\" is managed by this resource", m.kind.name(), m.object),
+            Self::Claim(m) => write!(
+                f,
+                "{} \"{}\" is managed by this resource",
+                m.kind.name(),
+                m.object
+            ),
             Self::Release(m) => write!(f, "{} \"{}\" is not managed any more", m.kind.name(), m.object),
             Self::RememberRights(..) => f.write_str("rights were recorded"),
             Self::MakeOutbox { name, .. } => write!(f, "outbox \"{name}\" was made"),
@@ -174,15 +179,29 @@ impl fmt::Display for Step {
                 write!(f, "retention of outbox \"{outbox}\" was set to {hours} hours")
             }
             Self::SwitchOutbox { name, enabled } => {
-                write!(f, "outbox \"{name}\" was {}", if *enabled { "enabled" } else { "disabled" })
+                write!(
+                    f,
+                    "outbox \"{name}\" was {}",
+                    if *enabled { "enabled" } else { "disabled" }
+                )
             }
             Self::MakeGroup { name, .. } => write!(f, "consumer group \"{name}\" was made"),
             Self::DropGroup { name, .. } => write!(f, "consumer group \"{name}\" was dropped"),
             Self::Grant(_, object, right) => {
-                write!(f, "role \"{}\" may {} \"{object}\"", right.role, verb(&right.right))
+                write!(
+                    f,
+                    "role \"{}\" may {} \"{object}\"",
+                    right.role,
+                    verb(&right.right)
+                )
             }
             Self::Revoke(_, object, right) => {
-                write!(f, "role \"{}\" may no longer {} \"{object}\"", right.role, verb(&right.right))
+                write!(
+                    f,
+                    "role \"{}\" may no longer {} \"{object}\"",
+                    right.role,
+                    verb(&right.right)
+                )
             }
             Self::RefuseUnlessDrained(_, name) => write!(f, "nothing was pending in \"{name}\""),
             Self::DropOutbox(name) => write!(f, "outbox \"{name}\" was dropped with its messages"),
@@ -324,14 +343,20 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
             )
             .await?;
         }
-        Step::MakeOutbox { name, retention_hours } => {
+        Step::MakeOutbox {
+            name,
+            retention_hours,
+        } => {
             sql.execute(
                 "SELECT tide.outbox_create_if_not_exists($1, $2)",
                 &[name, retention_hours],
             )
             .await?;
         }
-        Step::RepairOutbox { name, retention_hours } => {
+        Step::RepairOutbox {
+            name,
+            retention_hours,
+        } => {
             let row = sql
                 .query_one("SELECT tide.outbox_repair($1, $2)", &[name, retention_hours])
                 .await?;
@@ -386,7 +411,12 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
             sql.execute("SELECT tide.inbox_drop($1, true)", &[name]).await?;
         }
         Step::MakeInbox(inbox) => {
-            inbox_call(sql, "SELECT tide.inbox_create_if_not_exists($1, $2, $3, $4)", inbox).await?;
+            inbox_call(
+                sql,
+                "SELECT tide.inbox_create_if_not_exists($1, $2, $3, $4)",
+                inbox,
+            )
+            .await?;
         }
         Step::SetInbox(inbox) => {
             inbox_call(sql, "SELECT tide.inbox_set($1, $2, $3, $4)", inbox).await?;
@@ -407,7 +437,11 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
     Ok(())
 }
 
-async fn refuse_unless_drained(sql: &Transaction<'_>, kind: ObjectKind, name: &str) -> Result<(), ChangeError> {
+async fn refuse_unless_drained(
+    sql: &Transaction<'_>,
+    kind: ObjectKind,
+    name: &str,
+) -> Result<(), ChangeError> {
     let (query, waits) = match kind {
         ObjectKind::Outbox => (
             "SELECT pending_count FROM tide.outbox_pending WHERE outbox_name = $1",
@@ -446,7 +480,10 @@ async fn inbox_call(
     .await
 }
 
-async fn set_pipeline(sql: &Transaction<'_>, pipeline: &PipelineSettings) -> Result<(), tokio_postgres::Error> {
+async fn set_pipeline(
+    sql: &Transaction<'_>,
+    pipeline: &PipelineSettings,
+) -> Result<(), tokio_postgres::Error> {
     let config = pipeline.config.to_string();
     match &pipeline.direction {
         Direction::Forward { outbox, .. } => {
@@ -495,7 +532,9 @@ async fn set_pipeline(sql: &Transaction<'_>, pipeline: &PipelineSettings) -> Res
 fn roles(rights: &[Right]) -> Value {
     let mut roles = Map::new();
     for right in rights {
-        let list = roles.entry(right.right.clone()).or_insert_with(|| Value::Array(Vec::new()));
+        let list = roles
+            .entry(right.right.clone())
+            .or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
             list.push(right.role.clone().into());
         }

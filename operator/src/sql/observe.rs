@@ -386,7 +386,9 @@ pub async fn amounts(session: &mut Session) -> Result<Amounts, LookError> {
         .await?
     {
         if let (Some(lag), seconds) = (row.get::<_, Option<i64>>(1), row.get::<_, Option<f64>>(2)) {
-            amounts.lags.insert(row.get(0), (lag, seconds.unwrap_or_default()));
+            amounts
+                .lags
+                .insert(row.get(0), (lag, seconds.unwrap_or_default()));
         }
         amounts.dead_letters.insert(row.get(0), row.get(3));
     }

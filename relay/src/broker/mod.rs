@@ -2,4 +2,5 @@
 
 pub(crate) mod kafka;
 pub(crate) mod nats;
+pub(crate) mod signature;
 pub(crate) mod tls;

@@ -257,6 +257,7 @@ pub(super) fn allowed_values(option: &ConnectorOption) -> String {
         "text_list" => "list of texts",
         "template" => "template",
         "secret" => "secret reference",
+        "secret_list" => "secret references",
         "setting" => "text or reference",
         other => other,
     };

@@ -202,6 +202,9 @@ struct RelayArguments {
         default_value = "default"
     )]
     relay_group_id: String,
+    /// Name of this relay where owners are shown; without it host name and process id
+    #[arg(long, env = "PG_TIDE_RELAY_NAME", value_name = "NAME")]
+    relay_name: Option<String>,
     /// Where /metrics, /livez and /readyz are served
     #[arg(
         long,
@@ -210,6 +213,9 @@ struct RelayArguments {
         default_value = "0.0.0.0:9090"
     )]
     metrics_addr: SocketAddr,
+    /// Where requests of webhook pipelines are received, at /webhook/<pipeline>; without it nowhere
+    #[arg(long, env = "PG_TIDE_WEBHOOK_ADDR", value_name = "ADDRESS")]
+    webhook_addr: Option<SocketAddr>,
     /// How log lines are written (to standard error)
     #[arg(long, env = "PG_TIDE_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,

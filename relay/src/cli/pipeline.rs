@@ -18,6 +18,7 @@ pub(super) enum Command {
     Enable(NameArguments),
     /// Stop a pipeline. Its position is kept, and what is published meanwhile waits.
     Disable(NameArguments),
+    Rename(RenameArguments),
     /// Delete a pipeline. A consumer group that was not made for it alone stays, with its position.
     Delete(NameArguments),
     Apply(ApplyArguments),
@@ -53,6 +54,19 @@ pub(super) struct NameArguments {
     name: String,
 }
 
+/// Give a pipeline another name, while it works.
+///
+/// Its position and its dead letters come along. Brokers go on to know it by its first name.
+#[derive(Debug, Args)]
+pub(super) struct RenameArguments {
+    #[command(flatten)]
+    postgres: PostgresArguments,
+    /// The pipeline
+    name: String,
+    /// Its name from now on
+    new_name: String,
+}
+
 /// Make or replace the pipelines of a file, all or none. Those of the database that the file does not name are
 /// left alone.
 #[derive(Debug, Args)]
@@ -78,6 +92,7 @@ pub(super) async fn run(command: Command) -> Outcome {
         Command::Show(arguments) => show(&arguments).await,
         Command::Enable(arguments) => switch(&arguments, "SELECT tide.relay_enable($1)", "enabled").await,
         Command::Disable(arguments) => switch(&arguments, "SELECT tide.relay_disable($1)", "disabled").await,
+        Command::Rename(arguments) => rename(&arguments).await,
         Command::Delete(arguments) => switch(&arguments, "SELECT tide.relay_delete($1)", "deleted").await,
         Command::Apply(arguments) => apply(&arguments).await,
     }
@@ -125,6 +140,23 @@ async fn switch(arguments: &NameArguments, sql: &str, done: &str) -> Outcome {
         .await
         .map_err(|e| describe(&e))?;
     output::print(&format!("pipeline \"{}\" is {done}\n", arguments.name))?;
+    Ok(Ended::Well)
+}
+
+async fn rename(arguments: &RenameArguments) -> Outcome {
+    let session = arguments.postgres.connect().await?;
+    session
+        .client
+        .query(
+            "SELECT tide.relay_rename($1, $2)",
+            &[&arguments.name, &arguments.new_name],
+        )
+        .await
+        .map_err(|e| describe(&e))?;
+    output::print(&format!(
+        "pipeline \"{}\" is \"{}\" from now on\n",
+        arguments.name, arguments.new_name
+    ))?;
     Ok(Ended::Well)
 }
 

@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{RelayArguments, logging};
+use crate::source::webhook::Listener;
 use crate::status::{self, Health, Metrics};
 use crate::supervisor::{self, Settings};
 
@@ -37,10 +38,27 @@ pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
     })?;
     let serving = tokio::spawn(serving);
 
-    let host = hostname::get().map_or_else(|_| "relay".into(), |h| h.to_string_lossy().into_owned());
+    let listener = match arguments.webhook_addr {
+        None => None,
+        Some(address) => {
+            let listener = Listener::bind(address, database.clone(), group, &metrics);
+            Some(listener.map_err(|e| {
+                format!(
+                    "cannot listen for webhooks on {address}: {e}; choose another address with --webhook-addr"
+                )
+            })?)
+        }
+    };
+    let webhooks = listener.as_ref().map(|l| (l.address(), l.routes()));
+    let listening = listener.map(|listener| tokio::spawn(listener.run(stop.clone())));
+    let name = arguments.relay_name.clone().unwrap_or_else(|| {
+        let host = hostname::get().map_or_else(|_| "relay".into(), |h| h.to_string_lossy().into_owned());
+        format!("{host}-{}", std::process::id())
+    });
     let settings = Settings {
         relay_group: group.to_owned(),
-        name: format!("{host}-{}", std::process::id()),
+        name,
+        webhooks,
     };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -49,6 +67,9 @@ pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
         "pg-tide relay"
     );
     supervisor::run(database, settings, metrics, health, stop).await;
+    if let Some(listening) = listening {
+        let _ = listening.await;
+    }
     serving_stop.cancel();
     let _ = tokio::time::timeout(std::time::Duration::from_secs(1), serving).await;
     Ok(super::Ended::Well)

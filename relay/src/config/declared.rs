@@ -103,6 +103,9 @@ impl Declared {
             group_id: Some(0),
             inbox_id: Some(0),
             redelivery: None,
+            enabled: self.enabled,
+            version: 0,
+            first_name: self.name.clone(),
             max_retries: self.max_retries,
         })
     }

@@ -13,6 +13,7 @@ mod secret;
 mod sinks;
 mod tls;
 mod webhook;
+mod webhook_source;
 
 pub(crate) use common::Ordering;
 pub(crate) use declared::Declared;
@@ -25,3 +26,4 @@ pub(crate) use secret::{Secret, SecretError, SecretRef};
 pub(crate) use sinks::{Delivery, SinkSpec, SourceSpec};
 pub(crate) use tls::TlsSpec;
 pub(crate) use webhook::{Endpoint, WebhookSinkSpec, WebhookUrl};
+pub(crate) use webhook_source::WebhookSourceSpec;

@@ -253,6 +253,28 @@ impl Options {
         Ok(secret)
     }
 
+    /// A reference to a secret, or a list of them; empty when there is none.
+    pub(crate) fn secrets(&mut self, key: &'static str) -> Result<Vec<SecretRef>, OptionError> {
+        let found = self.take(key);
+        let bad = |reason: String| OptionError::Bad {
+            key: self.key(key),
+            reason,
+        };
+        let values = match found {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(values)) if values.is_empty() => return Err(bad("is an empty list".into())),
+            Some(Value::Array(values)) => values,
+            Some(value) => vec![value],
+        };
+        let secrets = values
+            .iter()
+            // Not shown: it may be a secret.
+            .map(|value| value.as_str().unwrap_or_default().parse().map_err(bad))
+            .collect::<Result<Vec<SecretRef>, _>>()?;
+        self.references.extend(secrets.clone());
+        Ok(secrets)
+    }
+
     /// A text, or a reference to where it is kept.
     pub(crate) fn setting(&mut self, key: &'static str) -> Result<Option<Setting>, OptionError> {
         let setting: Option<Setting> = self.parsed(key)?;

@@ -28,14 +28,20 @@ pub(crate) struct PipelineRow {
     pub(crate) inbox_id: Option<i32>,
     /// The last redelivery that was asked for and is not yet done.
     pub(crate) redelivery: Option<i64>,
+    pub(crate) enabled: bool,
+    /// Changes whenever the row does, by whatever statement.
+    pub(crate) version: i64,
+    /// The name that it was made with; brokers know it by this one.
+    pub(crate) first_name: String,
 }
 
 impl PipelineRow {
     /// Whether a pipeline that runs by this row must start anew for that one.
-    /// A redelivery that is done is no reason.
+    /// A redelivery that is done is no reason, nor a row that was only touched.
     pub(crate) fn must_restart_for(&self, new: &Self) -> bool {
         let without = |row: &Self| Self {
             redelivery: None,
+            version: 0,
             ..row.clone()
         };
         new.redelivery > self.redelivery || without(self) != without(new)
@@ -47,6 +53,8 @@ impl PipelineRow {
 pub(crate) struct PipelineSpec {
     pub(crate) id: i32,
     pub(crate) name: String,
+    /// The name that it was made with; brokers know it by this one.
+    pub(crate) first_name: String,
     pub(crate) batch_size: usize,
     pub(crate) retry: Retry,
     /// Everything that its configuration keeps apart.
@@ -103,7 +111,7 @@ pub(crate) struct Retry {
 impl PipelineSpec {
     pub(crate) fn identity(&self) -> Identity {
         Identity {
-            pipeline: self.name.clone(),
+            pipeline: self.first_name.clone(),
             outbox: match &self.work {
                 Work::Forward(forward) => forward.outbox.clone(),
                 Work::Reverse(reverse) => reverse.inbox.clone(),
@@ -140,44 +148,10 @@ impl PipelineSpec {
             .duration("max", 1..=3_600_000)?
             .unwrap_or(Duration::from_secs(3));
         retry.finish()?;
-        let missing = |key: &str| OptionError::Missing { key: key.to_owned() };
-        let work = match row.direction.as_str() {
-            "forward" => {
-                // Bound to a group in SQL when the pipeline was set.
-                options.text("consumer_group")?;
-                let sink = SinkSpec::read(&row.connector, &mut options)?;
-                let max_in_flight = options
-                    .number("max_in_flight", 1..=100_000)?
-                    .unwrap_or(sink.default_in_flight());
-                let format = common::format(&mut options, &row.connector)?;
-                sink.check_encoding(&format.encoding)?;
-                Work::Forward(Box::new(ForwardSpec {
-                    outbox: row.store.clone(),
-                    table: row.table.clone(),
-                    group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
-                    max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
-                    format,
-                    filter: options.filter("filter")?,
-                    ordering: Ordering::read(&mut options)?,
-                    dead_letter: DeadLetterPolicy::read(&mut options, 0)?,
-                    sink,
-                }))
-            }
-            _ => Work::Reverse(Box::new(ReverseSpec {
-                inbox: row.store.clone(),
-                inbox_id: row.inbox_id.ok_or_else(|| missing("inbox"))?,
-                idempotent: row.idempotent,
-                message_id_header: options.text("message_id_header")?,
-                dedup_key: options.text("dedup_key")?.map(|path| {
-                    path.trim_start_matches("payload.")
-                        .split('.')
-                        .map(str::to_owned)
-                        .collect()
-                }),
-                filter: options.filter("filter")?,
-                dead_letter: DeadLetterPolicy::read(&mut options, row.max_retries.try_into().unwrap_or(0))?,
-                source: SourceSpec::read(&row.connector, &row.name, &mut options)?,
-            })),
+        let work = if row.direction == "forward" {
+            Work::Forward(Box::new(ForwardSpec::read(row, &mut options)?))
+        } else {
+            Work::Reverse(Box::new(ReverseSpec::read(row, &mut options)?))
         };
         let secrets = options.references();
         options.finish()?;
@@ -185,12 +159,65 @@ impl PipelineSpec {
             secrets,
             id: row.pipeline_id,
             name: row.name.clone(),
+            first_name: row.first_name.clone(),
             batch_size: usize::try_from(row.batch_size).unwrap_or(1).max(1),
             retry: Retry {
                 initial,
                 max: max.max(initial),
             },
             work,
+        })
+    }
+}
+
+fn missing(key: &str) -> OptionError {
+    OptionError::Missing { key: key.to_owned() }
+}
+
+impl ForwardSpec {
+    fn read(row: &PipelineRow, options: &mut Options) -> Result<Self, OptionError> {
+        // Bound to a group in SQL when the pipeline was set.
+        options.text("consumer_group")?;
+        let sink = SinkSpec::read(&row.connector, options)?;
+        let max_in_flight = options
+            .number("max_in_flight", 1..=100_000)?
+            .unwrap_or(sink.default_in_flight());
+        let format = common::format(options, &row.connector)?;
+        sink.check_encoding(&format.encoding)?;
+        Ok(Self {
+            outbox: row.store.clone(),
+            table: row.table.clone(),
+            group_id: row.group_id.ok_or_else(|| missing("consumer_group"))?,
+            max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
+            format,
+            filter: options.filter("filter")?,
+            ordering: Ordering::read(options)?,
+            dead_letter: DeadLetterPolicy::read(options, 0)?,
+            sink,
+        })
+    }
+}
+
+impl ReverseSpec {
+    fn read(row: &PipelineRow, options: &mut Options) -> Result<Self, OptionError> {
+        let message_id_header = options.text("message_id_header")?;
+        let dedup_key: Option<Vec<String>> = options.text("dedup_key")?.map(|path| {
+            path.trim_start_matches("payload.")
+                .split('.')
+                .map(str::to_owned)
+                .collect()
+        });
+        let source = SourceSpec::read(&row.connector, &row.first_name, options)?;
+        source.check_identity(message_id_header.is_some(), dedup_key.is_some())?;
+        Ok(Self {
+            inbox: row.store.clone(),
+            inbox_id: row.inbox_id.ok_or_else(|| missing("inbox"))?,
+            idempotent: row.idempotent,
+            message_id_header,
+            dedup_key,
+            filter: options.filter("filter")?,
+            dead_letter: DeadLetterPolicy::read(options, row.max_retries.try_into().unwrap_or(0))?,
+            source,
         })
     }
 }
@@ -216,6 +243,9 @@ mod tests {
             group_id: Some(1),
             inbox_id: Some(1),
             redelivery: None,
+            enabled: true,
+            version: 0,
+            first_name: "p".into(),
         }
     }
 
@@ -229,6 +259,11 @@ mod tests {
         assert!(before.must_restart_for(&asked));
         assert!(!asked.must_restart_for(&asked));
         assert!(!asked.must_restart_for(&before));
+        let touched = PipelineRow {
+            version: 9,
+            ..before.clone()
+        };
+        assert!(!before.must_restart_for(&touched));
         let other = PipelineRow {
             batch_size: 7,
             ..before.clone()
@@ -353,9 +388,10 @@ mod tests {
             };
             for connector in connectors
                 .into_iter()
-                .filter(|c| direction == "forward" || ["kafka", "nats"].contains(c))
+                .filter(|c| direction == "forward" || ["kafka", "nats", "webhook"].contains(c))
             {
                 let mut config = match connector {
+                    "webhook" if direction == "reverse" => json!({"signature": "none"}),
                     "kafka" => json!({"brokers": "b", "topic": "t"}),
                     "nats" => json!({"url": "u", "subject": "s"}),
                     "inbox" => json!({"inbox": "i"}),

@@ -5,6 +5,7 @@ use super::kafka::{KafkaSinkSpec, KafkaSourceSpec};
 use super::nats::{NatsSinkSpec, NatsSourceSpec};
 use super::options::{OptionError, Options};
 use super::webhook::WebhookSinkSpec;
+use super::webhook_source::WebhookSourceSpec;
 use crate::encode::Encoding;
 
 /// What is promised to a plain consumer across a relay's death.
@@ -91,6 +92,8 @@ impl SinkSpec {
 pub(crate) enum SourceSpec {
     Kafka(Box<KafkaSourceSpec>),
     Nats(Box<NatsSourceSpec>),
+    /// Requests to the relay's own listener.
+    Webhook(Box<WebhookSourceSpec>),
 }
 
 impl SourceSpec {
@@ -99,8 +102,20 @@ impl SourceSpec {
         Ok(match connector {
             "kafka" => Self::Kafka(Box::new(KafkaSourceSpec::read(pipeline, options)?)),
             "nats" => Self::Nats(Box::new(NatsSourceSpec::read(options)?)),
-            other => return Err(not_allowed("source", "\"kafka\", \"nats\"", other)),
+            "webhook" => Self::Webhook(Box::new(WebhookSourceSpec::read(options)?)),
+            other => {
+                let allowed = "\"kafka\", \"nats\", \"webhook\"";
+                return Err(not_allowed("source", allowed, other));
+            }
         })
+    }
+
+    /// Refuses ways of telling messages apart that mean nothing here.
+    pub(super) fn check_identity(&self, id_header: bool, dedup_key: bool) -> Result<(), OptionError> {
+        match self {
+            Self::Webhook(webhook) => webhook.check_identity(id_header, dedup_key),
+            Self::Kafka(_) | Self::Nats(_) => Ok(()),
+        }
     }
 }
 

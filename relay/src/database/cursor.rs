@@ -199,7 +199,8 @@ pub(crate) async fn dead_letter(
             "WITH mine AS (SELECT 1 FROM tide.group_cursor WHERE group_id = $1 AND epoch = $2 FOR SHARE),
                   written AS (
                       INSERT INTO tide.dead_letter (pipeline, direction, message_id, event_id, headers, payload, error, message_key)
-                      SELECT $3, 'forward', $4, $5, $6::text::jsonb, $7::text::jsonb, $8, $9 FROM mine
+                      SELECT coalesce((SELECT p.name FROM tide.pipeline p WHERE p.group_id = $1), $3),
+                             'forward', $4, $5, $6::text::jsonb, $7::text::jsonb, $8, $9 FROM mine
                       ON CONFLICT DO NOTHING RETURNING 1)
              SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM written)",
         )

@@ -9,6 +9,7 @@ pub(crate) mod ownership;
 pub(crate) mod redelivery;
 pub(crate) mod report;
 pub(crate) mod retention;
+pub(crate) mod webhook;
 
 pub(crate) use pg_tide_postgres::{
     Cause, Database, DatabaseError, Pool, Profile, Session, TlsOverrides, describe,

@@ -29,6 +29,8 @@ pub(crate) struct View {
     pub(crate) locked: Vec<i32>,
     /// Whether this session still holds its own member lock.
     pub(crate) alive: bool,
+    /// Whether one of the members listens for webhooks.
+    pub(crate) listening: bool,
 }
 
 /// Registers this relay and takes its member lock.
@@ -37,6 +39,7 @@ pub(crate) async fn join(
     group: &str,
     name: &str,
     release: &str,
+    webhook_addr: Option<&str>,
 ) -> Result<Member, Failure> {
     let failed = |e| Failure::postgres("joining the relay group", &e);
     session
@@ -48,9 +51,9 @@ pub(crate) async fn join(
     let row = session
         .client
         .query_one(
-            "INSERT INTO tide.relay_member (relay_group, name, pid, release, backend_pid)
-             VALUES ($1, $2, $3, $4, pg_backend_pid()) RETURNING member_id",
-            &[&group, &name, &pid, &release],
+            "INSERT INTO tide.relay_member (relay_group, name, pid, release, backend_pid, webhook_addr)
+             VALUES ($1, $2, $3, $4, pg_backend_pid(), $5) RETURNING member_id",
+            &[&group, &name, &pid, &release, &webhook_addr],
         )
         .await
         .map_err(failed)?;
@@ -108,7 +111,9 @@ pub(crate) async fn look(session: &mut Session, group: &str, member: &Member) ->
                     ARRAY(SELECT m.member_id FROM tide.relay_member m JOIN held h ON h.id = m.member_id
                            WHERE h.class = $1::int::bigint AND m.relay_group = $3 ORDER BY 1),
                     ARRAY(SELECT h.id FROM held h WHERE h.class = $2::int::bigint ORDER BY 1),
-                    EXISTS (SELECT FROM held h WHERE h.class = $1::int::bigint AND h.id = $4 AND h.pid = pg_backend_pid())",
+                    EXISTS (SELECT FROM held h WHERE h.class = $1::int::bigint AND h.id = $4 AND h.pid = pg_backend_pid()),
+                    EXISTS (SELECT FROM tide.relay_member m JOIN held h ON h.id = m.member_id
+                             WHERE h.class = $1::int::bigint AND m.relay_group = $3 AND m.webhook_addr IS NOT NULL)",
         )
         .await
         .map_err(failed)?;
@@ -122,6 +127,7 @@ pub(crate) async fn look(session: &mut Session, group: &str, member: &Member) ->
         members: row.try_get(1).map_err(failed)?,
         locked: row.try_get(2).map_err(failed)?,
         alive: row.try_get(3).map_err(failed)?,
+        listening: row.try_get(4).map_err(failed)?,
     })
 }
 
@@ -145,7 +151,7 @@ pub(crate) const PIPELINES: &str =
     "SELECT p.pipeline_id, p.name, p.direction, p.connector, p.config::text, p.batch_size, p.idempotent,
             coalesce(o.name, i.name), coalesce(o.table_name, i.table_name)::text, p.group_id, p.inbox_id,
             (SELECT max(r.redelivery_id) FROM tide.redelivery r WHERE r.pipeline_id = p.pipeline_id),
-            p.max_retries
+            p.max_retries, p.enabled, p.xmin::text::bigint, coalesce(p.first_name, p.name)
        FROM tide.pipeline p
        LEFT JOIN tide.outbox o USING (outbox_id)
        LEFT JOIN tide.inbox i USING (inbox_id)";
@@ -166,15 +172,20 @@ pub(crate) fn pipeline_row(row: &tokio_postgres::Row) -> Result<PipelineRow, tok
         inbox_id: row.try_get(10)?,
         redelivery: row.try_get(11)?,
         max_retries: row.try_get(12)?,
+        enabled: row.try_get(13)?,
+        version: row.try_get(14)?,
+        first_name: row.try_get(15)?,
     })
 }
 
-/// The enabled pipelines of a relay group.
+/// The enabled pipelines of a relay group, and its webhook pipelines also while
+/// they are disabled: the listener must tell them from unknown ones.
 pub(crate) async fn pipelines(session: &mut Session, group: &str) -> Result<Vec<PipelineRow>, Failure> {
     let failed = |e| Failure::postgres("reading the pipelines", &e);
     let statement = session
         .prepare(&format!(
-            "{PIPELINES} WHERE p.enabled AND p.relay_group = $1 ORDER BY p.pipeline_id"
+            "{PIPELINES} WHERE p.relay_group = $1 AND (p.enabled OR p.direction = 'reverse' AND p.connector = 'webhook')
+              ORDER BY p.pipeline_id"
         ))
         .await
         .map_err(failed)?;

@@ -5,7 +5,7 @@ use super::kafka::Kafka;
 use super::nats::Nats;
 use super::server::literal;
 use crate::broker::kafka;
-use crate::config::PipelineSpec;
+use crate::config::{PipelineSpec, SourceSpec, WebhookSourceSpec, Work};
 use crate::human::age;
 
 /// A moment without an owner is usual when relays come and go.
@@ -172,6 +172,16 @@ impl Pipeline {
                 format!("{}.", note.trim_end_matches('.')),
             ));
         }
+        if matches!(self.webhook(), Some(webhook) if webhook.signature.is_none()) {
+            found.push(
+                Finding::warning(
+                    "webhook-unsigned",
+                    &subject,
+                    "Its requests are not signed: whoever reaches the listener can send.",
+                )
+                .hint("have them signed (\"signing_secret\"), or let only the sender reach the listener"),
+            );
+        }
         if !self.secrets.is_empty() {
             found.push(
                 Finding::warning(
@@ -189,6 +199,14 @@ impl Pipeline {
             Broker::Nats(nats) => found.extend(nats.findings(&subject)),
         }
         found
+    }
+
+    /// The source, when it is a webhook.
+    fn webhook(&self) -> Option<&WebhookSourceSpec> {
+        match &self.spec.as_ref().ok()?.work {
+            Work::Reverse(reverse) if let SourceSpec::Webhook(webhook) = &reverse.source => Some(webhook),
+            _ => None,
+        }
     }
 
     fn state(&self, subject: &str) -> Finding {
@@ -216,8 +234,13 @@ impl Pipeline {
                 format!("No relay of its group \"{}\" is running, for {since}.", self.relay_group),
             )
             .hint(format!(
-                "start one: pg-tide --relay-group-id {} --postgres-url ...",
-                self.relay_group
+                "start one: pg-tide --relay-group-id {} --postgres-url ...{}",
+                self.relay_group,
+                if self.webhook().is_some() {
+                    " --webhook-addr 0.0.0.0:8080"
+                } else {
+                    ""
+                }
             )),
             "unowned" if self.since > UNOWNED => Finding::problem(
                 "pipeline-unowned",
@@ -302,6 +325,26 @@ mod tests {
         (moment.state, moment.since) = ("unowned".into(), 0.2);
         assert!(moment.findings().iter().all(|f| f.severity == Severity::Ok));
         assert_eq!(with(|p| p.enabled = false).code, "pipeline-disabled");
+    }
+
+    #[test]
+    fn a_webhook_without_signature_or_listener_is_told() {
+        let webhook = |config: serde_json::Value| {
+            let declared =
+                serde_json::json!({"name": "p", "inbox": "i", "source": "webhook", "config": config});
+            Ok(Declared::read(declared).unwrap().check().unwrap())
+        };
+        let unsigned = with(|p| p.spec = webhook(serde_json::json!({"signature": "none"})));
+        assert_eq!(
+            (unsigned.severity, unsigned.code),
+            (Severity::Warning, "webhook-unsigned")
+        );
+        let alone = with(|p| {
+            p.spec = webhook(serde_json::json!({"signing_secret": "${env:KEY}"}));
+            p.state = "no live relay".into();
+        });
+        assert_eq!(alone.code, "pipeline-no-relay");
+        assert!(alone.hint.unwrap_or_default().contains("--webhook-addr"));
     }
 
     #[test]

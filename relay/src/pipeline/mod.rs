@@ -3,6 +3,8 @@
 mod backoff;
 mod checkpoints;
 mod forward;
+pub(crate) mod intake;
+mod listening;
 mod redelivery;
 mod refusal;
 mod reverse;
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use backoff::Backoff;
 pub(crate) use sleep::Connected;
 
-use crate::config::{PipelineSpec, Work};
+use crate::config::{PipelineSpec, SourceSpec, Work};
 use crate::database::Pool;
 use crate::database::cursor::Cluster;
 use crate::failure::{Class, Failure};
@@ -40,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) cluster: Cluster,
     /// Tells the database apart from all others.
     pub(crate) origin: Arc<str>,
+    /// Whether a relay of the group listens for webhooks.
+    pub(crate) listening: watch::Receiver<bool>,
 }
 
 /// Why a pipeline ended.
@@ -89,6 +93,9 @@ pub(crate) async fn run(
                     Ok(Ended::Idle) => run.sleep().await.inspect(|()| woken = true),
                     Err(failure) => Err(failure),
                 }
+            }
+            Work::Reverse(reverse) if let SourceSpec::Webhook(webhook) = &reverse.source => {
+                listening::attempt(&shared, webhook, &status, &attempt_stop, &mut backoff).await
             }
             Work::Reverse(reverse) => {
                 let run = reverse::Run {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::streams::{Named, Streams};
-use super::{Backoff, Shared};
+use super::{Backoff, Shared, intake};
 use crate::config::{PipelineSpec, ReverseSpec};
 use crate::database::inbox::{self, Batch, Poison, WriteError, Written};
 use crate::failure::Failure;
@@ -42,6 +42,7 @@ impl Run<'_> {
     pub(super) async fn attempt(&self, backoff: &mut Backoff) -> Result<(), Failure> {
         let reader = Reader {
             pipeline: self.spec.name.clone(),
+            first_name: self.spec.first_name.clone(),
             pipeline_id: self.spec.id,
             epoch: self.epoch,
             inbox_id: self.reverse.inbox_id,
@@ -179,9 +180,9 @@ impl Run<'_> {
                 self.status.filtered(1);
                 continue;
             }
-            match json(message) {
+            match intake::json(message) {
                 Ok(text) => {
-                    add(&mut batch, rules, streams, message, text);
+                    intake::add(&mut batch, rules, streams.stored(message.position), message, text);
                     origin.push(n);
                 }
                 Err(reason) if !self.reverse.dead_letter.enabled => {
@@ -338,27 +339,4 @@ async fn acknowledge(stored: &mut Vec<Incoming>) -> Result<(), Failure> {
         message.ack().await?;
     }
     Ok(())
-}
-
-/// The payload as JSON text, or why it is none. A message without a payload
-/// is stored without one.
-fn json(message: &Incoming) -> Result<Option<&str>, String> {
-    let Some(payload) = &message.payload else {
-        return Ok(None);
-    };
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload).map_err(|e| e.to_string())?;
-    std::str::from_utf8(payload).map(Some).map_err(|e| e.to_string())
-}
-
-/// Appends a message to the batch.
-fn add(batch: &mut Batch, rules: &Rules, streams: &Streams, message: &Incoming, text: Option<&str>) {
-    let found = message.identify(rules);
-    let position = streams.stored(message.position);
-    batch.event_ids.push(found.event_id);
-    batch.dedup_keys.push(found.dedup_key);
-    batch.source_refs.push(position.map(|(source, _)| source));
-    batch.source_seqs.push(position.map(|(_, sequence)| sequence));
-    batch.sources.push(message.source());
-    batch.payloads.push(text.map(str::to_owned));
-    batch.headers.push(message.headers.json());
 }

@@ -5,6 +5,7 @@ mod incoming;
 pub(crate) mod kafka;
 pub(crate) mod nats;
 pub(crate) mod outbox;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub(crate) enum Source {
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     pub(crate) pipeline: String,
+    /// The name that it was made with.
+    pub(crate) first_name: String,
     pub(crate) pipeline_id: i32,
     pub(crate) epoch: i64,
     pub(crate) inbox_id: i32,
@@ -63,8 +66,11 @@ impl Source {
         Ok(match spec {
             SourceSpec::Kafka(spec) => Self::Kafka(Box::new(kafka::KafkaSource::open(spec, reader).await?)),
             SourceSpec::Nats(spec) => Self::Nats(Box::new(
-                nats::NatsSource::open(spec, &reader.pipeline, reader.batch_size).await?,
+                nats::NatsSource::open(spec, &reader.first_name, reader.batch_size).await?,
             )),
+            SourceSpec::Webhook(_) => {
+                return Err(Failure::transient("requests come to the listener for webhooks"));
+            }
         })
     }
 

@@ -30,6 +30,13 @@ pub(crate) struct OwnershipEvent {
     pub(crate) event: &'static str,
 }
 
+/// Requests to a webhook pipeline, by what was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Answered {
+    pub(crate) pipeline: String,
+    pub(crate) code: u16,
+}
+
 type LatencyFamily = Family<Named, Histogram, fn() -> Histogram>;
 
 /// All metrics of a relay.
@@ -47,6 +54,7 @@ pub(crate) struct Metrics {
     pub(super) latency: LatencyFamily,
     pub(super) lag: Family<Named, Gauge>,
     pub(super) lag_seconds: Family<Named, Gauge<f64, AtomicU64>>,
+    pub(super) webhook_requests: Family<Answered, Counter>,
     pub(crate) owned: Gauge<i64, AtomicI64>,
     pub(crate) ownership_events: Family<OwnershipEvent, Counter>,
     pub(crate) checkpoint_errors: Counter,
@@ -72,6 +80,7 @@ impl Metrics {
             lag: Family::default(),
             lag_seconds: Family::default(),
             latency: Family::new_with_constructor(latency_buckets),
+            webhook_requests: Family::default(),
             owned: Gauge::default(),
             ownership_events: Family::default(),
             checkpoint_errors: Counter::default(),
@@ -133,6 +142,11 @@ impl Metrics {
             metrics.latency.clone(),
         );
         registry.register(
+            "webhook_requests",
+            "Requests to the listener for webhooks, by the status they were answered with; without a pipeline's name those that named none",
+            metrics.webhook_requests.clone(),
+        );
+        registry.register(
             "owned_pipelines",
             "Pipelines that this relay owns",
             metrics.owned.clone(),
@@ -183,6 +197,11 @@ impl Metrics {
         drop(metrics.lag_seconds.get_or_create(&named));
         drop(metrics.latency.get_or_create(&named));
         metrics.ownership_event("");
+        let answered = Answered {
+            pipeline: String::new(),
+            code: 200,
+        };
+        drop(metrics.webhook_requests.get_or_create(&answered));
         metrics
     }
 

@@ -1,7 +1,7 @@
 //! One pipeline's state and counters, told to metrics, log and SQL.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -103,6 +103,7 @@ pub(crate) struct PipelineStatus {
     duplicates: AtomicI64,
     dead: AtomicI64,
     retries: AtomicI64,
+    counted: AtomicBool,
     current: Mutex<Current>,
     reported: Mutex<Option<Report>>,
 }
@@ -157,6 +158,7 @@ impl PipelineStatus {
             duplicates: AtomicI64::new(0),
             dead: AtomicI64::new(0),
             retries: AtomicI64::new(0),
+            counted: AtomicBool::new(false),
             current: Mutex::new(Current {
                 state: State::Starting,
                 since: 0,
@@ -266,6 +268,18 @@ impl PipelineStatus {
 
     pub(crate) fn dead_lettered(&self, n: u64) {
         Self::count(&self.dead_letters, &self.dead, n);
+    }
+
+    /// What all relays together have counted of a pipeline that each of them
+    /// serves; their metrics are their own.
+    pub(crate) fn totals(&self, messages: i64, duplicates: i64, dead_letters: i64) {
+        self.messages.store(messages, Ordering::Relaxed);
+        self.duplicates.store(duplicates, Ordering::Relaxed);
+        self.dead.store(dead_letters, Ordering::Relaxed);
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            // What came before is no speed.
+            self.current.lock().speed.messages = messages;
+        }
     }
 
     pub(crate) fn in_flight(&self, n: usize) {

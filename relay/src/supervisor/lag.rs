@@ -15,7 +15,7 @@ use crate::status::PipelineStatus;
 const EVERY: Duration = Duration::from_secs(5);
 const PART: u32 = 100;
 
-/// The statuses of the forward pipelines that run.
+/// The statuses of pipelines that run and are looked at from here.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watched(Arc<Mutex<Vec<Weak<PipelineStatus>>>>);
 
@@ -24,7 +24,7 @@ impl Watched {
         *self.0.lock() = statuses.map(Arc::downgrade).collect();
     }
 
-    fn by_id(&self) -> HashMap<i32, Arc<PipelineStatus>> {
+    pub(super) fn by_id(&self) -> HashMap<i32, Arc<PipelineStatus>> {
         let statuses = self.0.lock();
         statuses
             .iter()

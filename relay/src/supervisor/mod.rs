@@ -10,21 +10,26 @@ mod maintenance;
 mod pipelines;
 mod session;
 mod tick;
+mod webhooks;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::database::Database;
+use crate::source::webhook::Routes;
 use crate::status::{Health, Metrics};
 
 /// What the relay was started with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) relay_group: String,
     /// How other relays and people see this one.
     pub(crate) name: String,
+    /// Where it listens for webhooks, and which of them it takes.
+    pub(crate) webhooks: Option<(SocketAddr, Routes)>,
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +50,9 @@ pub(crate) async fn run(
         match session::run(&database, &settings, &metrics, &health, &stop).await {
             Ok(()) => break,
             Err(failure) => {
+                if let Some((_, routes)) = &settings.webhooks {
+                    routes.lost();
+                }
                 if started.elapsed() > Duration::from_secs(10) {
                     pause = FIRST_PAUSE;
                 }

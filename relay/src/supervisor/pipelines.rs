@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{PipelineRow, PipelineSpec, Work};
+use crate::config::{PipelineRow, PipelineSpec, SourceSpec, Work};
 use crate::database::{Session, report};
 use crate::failure::Failure;
 use crate::pipeline::{self, Exit, Shared};
@@ -103,6 +103,17 @@ impl Pipelines {
         self.running.values().filter_map(|r| {
             let spec = r.spec.as_ref()?;
             matches!(spec.work, Work::Forward(_)).then_some(&r.status)
+        })
+    }
+
+    /// The webhook pipelines that can run.
+    pub(super) fn webhooks(&self) -> impl Iterator<Item = &Arc<PipelineStatus>> {
+        self.running.values().filter_map(|r| {
+            let spec = r.spec.as_ref()?;
+            let Work::Reverse(reverse) = &spec.work else {
+                return None;
+            };
+            matches!(reverse.source, SourceSpec::Webhook(_)).then_some(&r.status)
         })
     }
 
@@ -235,7 +246,14 @@ impl Pipelines {
                 release.push((id, epoch));
                 continue;
             };
-            if exit == Exit::Stopped && !running.leaving && self.rows.contains_key(&id) {
+            if exit == Exit::Stopped
+                && !running.leaving
+                && let Some(row) = self.rows.get(&id)
+            {
+                if row.name != running.row.name {
+                    tracing::info!(pipeline = running.row.name, "it is \"{}\" from now on", row.name);
+                    running.status.forget();
+                }
                 self.start(id, epoch);
                 continue;
             }

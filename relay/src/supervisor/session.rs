@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::Checkpointer;
 use super::pipelines::Pipelines;
-use super::{Settings, lag, maintenance, tick};
+use super::{Settings, lag, maintenance, tick, webhooks};
 use crate::database::ownership::{self as store, Member, View};
 use crate::database::{Database, Pool, Profile, Session, cursor};
 use crate::failure::Failure;
 use crate::ownership::{Lease, assign};
 use crate::pipeline::{Connected, Shared};
+use crate::source::webhook::Routes;
 use crate::status::{Health, Metrics};
 
 /// Between two looks at locks and configuration. A killed relay's locks are
@@ -81,6 +82,11 @@ pub(super) async fn run(
         &settings.relay_group,
         &settings.name,
         env!("CARGO_PKG_VERSION"),
+        settings
+            .webhooks
+            .as_ref()
+            .map(|(address, _)| address.to_string())
+            .as_deref(),
     )
     .await?;
     let cluster = cursor::cluster(&mut session).await?;
@@ -100,6 +106,9 @@ pub(super) async fn run(
     background.spawn(maintenance::run(Arc::clone(&writers)));
     let watched = lag::Watched::default();
     background.spawn(lag::run(Arc::clone(&writers), watched.clone()));
+    let watched_webhooks = lag::Watched::default();
+    background.spawn(webhooks::run(Arc::clone(&writers), watched_webhooks.clone()));
+    let (listening_sender, listening) = watch::channel(false);
     let checkpointer = Checkpointer::start(Arc::clone(&writers), Arc::clone(metrics), &mut background);
     let shared = Shared {
         readers: Arc::new(Pool::new(database.clone(), Profile::Read, 3)),
@@ -110,6 +119,7 @@ pub(super) async fn run(
         connected: Connected::new(),
         cluster,
         origin,
+        listening,
     };
     let mut pipelines = Pipelines::new(shared.clone(), Arc::clone(metrics));
     let mut work = Work {
@@ -121,6 +131,8 @@ pub(super) async fn run(
         schema_version: pg_tide_schema::VERSION,
         busy,
         watched,
+        watched_webhooks,
+        listening: listening_sender,
         reported_at: Instant::now(),
         heartbeat_at: Instant::now(),
     };
@@ -175,6 +187,8 @@ struct Work<'a> {
     schema_version: i32,
     busy: tick::Demand,
     watched: lag::Watched,
+    watched_webhooks: lag::Watched,
+    listening: watch::Sender<bool>,
     reported_at: Instant,
     heartbeat_at: Instant,
 }
@@ -195,8 +209,18 @@ impl Work<'_> {
             ));
         }
         lease.renew(looked_at);
-        if view.config_version != self.config_version {
-            let rows = store::pipelines(&mut self.session, &self.settings.relay_group).await?;
+        self.listening.send_if_modified(|there| {
+            let before = std::mem::replace(there, view.listening);
+            before != view.listening
+        });
+        let routes = self.settings.webhooks.as_ref().map(|(_, routes)| routes);
+        let stale = routes.is_some_and(Routes::take_stale);
+        if stale || view.config_version != self.config_version {
+            let mut rows = store::pipelines(&mut self.session, &self.settings.relay_group).await?;
+            if let Some(routes) = routes {
+                routes.configure(&rows);
+            }
+            rows.retain(|row| row.enabled);
             pipelines.configure(rows);
             self.config_version = view.config_version;
             self.look_at_version().await;
@@ -210,6 +234,7 @@ impl Work<'_> {
         if self.reported_at.elapsed() >= REPORT_EVERY {
             self.reported_at = Instant::now();
             self.watched.set(pipelines.forward());
+            self.watched_webhooks.set(pipelines.webhooks());
             pipelines.report(&mut self.session).await?;
         }
         if self.heartbeat_at.elapsed() >= HEARTBEAT_EVERY {

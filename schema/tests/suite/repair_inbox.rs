@@ -5,6 +5,10 @@ use crate::repair::{INBOX_FAULTS, repair_inbox, used};
 
 #[tokio::test]
 async fn every_fault_of_an_inbox_is_found_and_repaired() {
+    let (_database, session) = used().await;
+    let before = catalogue(&session).await;
+    assert!(session.rows(INBOX_FAULTS).await.is_empty());
+    assert!(repair_inbox(&session).await.is_empty(), "all is well");
     for (by_hand, fault, kept, numbers_from) in [
         (
             "DELETE FROM tide.inbox",
@@ -67,10 +71,7 @@ async fn every_fault_of_an_inbox_is_found_and_repaired() {
             41,
         ),
     ] {
-        let (_database, session) = used().await;
-        let before = catalogue(&session).await;
-        assert!(session.rows(INBOX_FAULTS).await.is_empty());
-        assert!(repair_inbox(&session).await.is_empty(), "all is well");
+        session.run("BEGIN").await;
         session.run(by_hand).await;
         assert_eq!(
             session.rows(INBOX_FAULTS).await,
@@ -93,5 +94,6 @@ async fn every_fault_of_an_inbox_is_found_and_repaired() {
             numbers_from,
             "{by_hand}"
         );
+        session.run("ROLLBACK").await;
     }
 }

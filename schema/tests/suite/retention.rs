@@ -292,9 +292,9 @@ async fn through_two_weeks_of_many_messages_partitions_are_there_and_no_more_tha
 /// when clocks that were ahead have put messages into partitions to come.
 #[tokio::test]
 async fn another_retention_leaves_no_time_without_a_partition_and_loses_nothing() {
+    let (_database, session) = Database::installed().await;
     for (before, after) in [(96, 4), (4, 96), (1, 672), (672, 1), (24, 28)] {
         for early in ["", "30 hours", "60 hours", "90 days"] {
-            let (_database, session) = Database::installed().await;
             session
                 .run(&format!(
                     "SELECT tide.outbox_create('orders', {before}), tide.create_consumer_group('g', 'orders')"
@@ -340,6 +340,7 @@ async fn another_retention_leaves_no_time_without_a_partition_and_loses_nothing(
                 messages,
                 "the group has had none of them"
             );
+            session.run("SELECT tide.outbox_drop('orders')").await;
         }
     }
 }

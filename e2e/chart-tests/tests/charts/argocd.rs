@@ -1,6 +1,6 @@
 //! Argo CD's health checks: resources in each state, and what Argo CD shows.
 
-use pg_tide_chart_tests::{Health, Objects, health, read};
+use pg_tide_chart_tests::{Health, Objects, health, read, sources};
 use serde_json::{Value, json};
 
 const KINDS: [&str; 4] = ["TideDatabase", "Outbox", "Inbox", "Pipeline"];
@@ -33,7 +33,7 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
 
 /// The status of a resource, and what Argo CD shows.
 fn cases() -> Vec<(Value, &'static str, &'static str)> {
-    let ready = || condition("Ready", "True", "Delivering", "owner relay-0");
+    let ready = || condition("Ready", "True", "Running", "owner relay-0");
     vec![
         (Value::Null, "Progressing", "The operator has not seen it yet"),
         (json!({}), "Progressing", "The operator has not seen it yet"),
@@ -53,14 +53,14 @@ fn cases() -> Vec<(Value, &'static str, &'static str)> {
             "The operator has not judged it yet",
         ),
         (
-            json!({"conditions": [condition("Ready", "Unknown", "Pending", "no report yet")]}),
+            json!({"conditions": [condition("Ready", "Unknown", "Starting", "no report yet")]}),
             "Progressing",
-            "Pending: no report yet",
+            "Starting: no report yet",
         ),
         (
             json!({"conditions": [condition("SchemaApplied", "True", "UpToDate", ""), ready()]}),
             "Healthy",
-            "Delivering: owner relay-0",
+            "Running: owner relay-0",
         ),
         (
             json!({"conditions": [{"type": "Ready", "status": "True"}]}),
@@ -78,9 +78,9 @@ fn cases() -> Vec<(Value, &'static str, &'static str)> {
             "The operator has not seen the last change yet",
         ),
         (
-            json!({"conditions": [condition("Ready", "False", "TopicMissing", "topic \"order-events\" does not exist on kafka:9092")]}),
+            json!({"conditions": [condition("Ready", "False", "DeliveryFailing", "topic \"order-events\" does not exist on kafka:9092")]}),
             "Degraded",
-            "TopicMissing: topic \"order-events\" does not exist on kafka:9092",
+            "DeliveryFailing: topic \"order-events\" does not exist on kafka:9092",
         ),
         (
             json!({"conditions": [condition("Ready", "False", "Conflict", "")]}),
@@ -93,9 +93,19 @@ fn cases() -> Vec<(Value, &'static str, &'static str)> {
             "words alone",
         ),
         (
-            json!({"conditions": [condition("Ready", "False", "WaitingForDatabase", "database shop is not ready")]}),
+            json!({"conditions": [condition("Ready", "False", "OutboxNotReady", "outbox orders is not ready")]}),
             "Progressing",
-            "WaitingForDatabase: database shop is not ready",
+            "OutboxNotReady: outbox orders is not ready",
+        ),
+        (
+            json!({"conditions": [condition("Ready", "False", "ScaledToZero", "relay groups without relays")]}),
+            "Suspended",
+            "ScaledToZero: relay groups without relays",
+        ),
+        (
+            json!({"conditions": [condition("Ready", "False", "Disabled", "")]}),
+            "Suspended",
+            "Disabled",
         ),
         (
             json!({"conditions": [ready(), condition("Paused", "True", "Disabled", "enabled is false")]}),
@@ -110,7 +120,7 @@ fn cases() -> Vec<(Value, &'static str, &'static str)> {
         (
             json!({"conditions": [ready(), condition("Paused", "False", "Enabled", "")]}),
             "Healthy",
-            "Delivering: owner relay-0",
+            "Running: owner relay-0",
         ),
     ]
 }
@@ -132,6 +142,23 @@ fn each_state_is_shown_for_what_it_is() {
             );
         }
     }
+}
+
+/// The reasons that the check knows are the operator's.
+#[test]
+fn reasons_of_the_check_exist() {
+    let operator = sources("operator/src");
+    let mut seen = 0;
+    for line in read("config/argocd/health.lua").lines() {
+        if let Some(reason) = line.trim().strip_suffix(" = true,") {
+            assert!(
+                operator.contains(&format!("\"{reason}\"")),
+                "the operator has no reason {reason}"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "{seen}");
 }
 
 /// The test's own sandbox: a script that uses what Argo CD does not open fails.

@@ -9,6 +9,7 @@ mod generated;
 mod monitoring;
 mod notes;
 mod operator;
+mod packages;
 mod rbac;
 mod schema;
 mod security;

@@ -63,6 +63,20 @@ fn by_default_one_pod_serves_all_namespaces() {
 }
 
 #[test]
+fn the_operator_knows_the_arguments() {
+    let source = read("operator/src/args.rs");
+    let objects = Chart::operator().set("clusterId", &json!("blue")).objects();
+    for argument in arguments(&objects) {
+        let name = argument
+            .strip_prefix("--")
+            .and_then(|a| a.split('=').next())
+            .unwrap();
+        let variable = format!("\"PG_TIDE_OPERATOR_{}\"", name.replace('-', "_").to_uppercase());
+        assert!(source.contains(&variable), "{argument}");
+    }
+}
+
+#[test]
 fn probes_ask_the_port_that_the_operator_listens_on() {
     let objects = Chart::operator().objects();
     let container = container(&objects);

@@ -35,7 +35,7 @@ fn wrong_values_are_refused() {
         (
             "log.level",
             json!("loud"),
-            "at '/log/level': value must be one of 'error'",
+            "at '/log/level': 'loud' does not match pattern",
         ),
         (
             "log.format",
@@ -43,6 +43,16 @@ fn wrong_values_are_refused() {
             "at '/log/format': value must be one of 'json', 'text'",
         ),
         ("resync", json!("30"), "at '/resync': '30' does not match pattern"),
+        (
+            "resync",
+            json!("500ms"),
+            "at '/resync': '500ms' does not match pattern",
+        ),
+        (
+            "log.level",
+            json!("info,x=loud"),
+            "at '/log/level': 'info,x=loud' does not match pattern",
+        ),
         ("resync", json!(30), "at '/resync': got number, want string"),
         (
             "replicas",

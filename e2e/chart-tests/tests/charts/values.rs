@@ -38,6 +38,11 @@ fn cases() -> Vec<(Vec<(&'static str, Value)>, Shows)> {
         one("resync", json!("2m"), Argument("--resync=2m")),
         one("leaderElection", json!(false), Argument("--leader-elect=false")),
         one("log.level", json!("debug"), Argument("--log-level=debug")),
+        one(
+            "log.level",
+            json!("info,pg_tide_operator=debug"),
+            Argument("--log-level=info,pg_tide_operator=debug"),
+        ),
         one("log.format", json!("text"), Argument("--log-format=text")),
         one(
             "relay.image.repository",

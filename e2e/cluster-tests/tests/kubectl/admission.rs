@@ -12,18 +12,6 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// The CRDs of this checkout.
-async fn install_crds(cluster: &Cluster) {
-    let folder = repository("crds");
-    let apply = ["apply", "--filename", folder.to_str().unwrap()];
-    cluster.kubectl(&apply).await.unwrap_or_else(|e| panic!("{e}"));
-    let plurals = ["tidedatabases", "outboxes", "inboxes", "pipelines"];
-    let names = plurals.map(|plural| format!("crd/{plural}.pgtide.dev"));
-    let mut wait = vec!["wait", "--for=condition=Established", "--timeout=30s"];
-    wait.extend(names.iter().map(String::as_str));
-    cluster.kubectl(&wait).await.unwrap_or_else(|e| panic!("{e}"));
-}
-
 /// One manifest that must be refused.
 struct Wrong {
     title: String,
@@ -91,8 +79,7 @@ fn complaints(said: &str) -> BTreeMap<&str, &str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_manifests_are_refused_with_a_word_on_what_to_do() {
-    let cluster = Cluster::from_env();
-    install_crds(&cluster).await;
+    let cluster = Cluster::with_crds().await;
     let namespace = cluster.namespace("wrong").await;
     let (unknown, wrong): (Vec<_>, Vec<_>) = wrong_manifests()
         .into_iter()
@@ -121,8 +108,7 @@ async fn wrong_manifests_are_refused_with_a_word_on_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_field_is_taken_and_what_is_left_out_gets_its_default() {
-    let cluster = Cluster::from_env();
-    install_crds(&cluster).await;
+    let cluster = Cluster::with_crds().await;
     let namespace = cluster.namespace("right").await;
     let text = std::fs::read_to_string(repository("operator/tests/manifests/right.yaml")).unwrap();
     let said = namespace.apply(&text).await;
@@ -154,8 +140,7 @@ async fn every_field_is_taken_and_what_is_left_out_gets_its_default() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_explains_every_option() {
-    let cluster = Cluster::from_env();
-    install_crds(&cluster).await;
+    let cluster = Cluster::with_crds().await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     for (field, words) in [
         ("pipeline.spec.forward.sink.kafka.acks", "every in-sync replica"),

@@ -4,4 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod admission;
+mod charts;
+mod claims;
 mod cluster_itself;
+mod deletion;
+mod drift;
+mod honest;
+mod live;
+mod rotation;
+mod scene;
+mod tutorial;

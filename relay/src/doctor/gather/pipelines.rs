@@ -150,7 +150,8 @@ async fn broker(known: &Known) -> Broker {
             },
             Work::Reverse(reverse) => match &reverse.source {
                 SourceSpec::Kafka(source) => kafka_source(source).await,
-                SourceSpec::Nats(source) => nats_source(source, &known.pipeline.name).await,
+                SourceSpec::Nats(source) => nats_source(source, &spec.first_name).await,
+                SourceSpec::Webhook(_) => Ok(Broker::Unknown),
             },
         }
     };
@@ -164,6 +165,7 @@ async fn broker(known: &Known) -> Broker {
         Work::Reverse(reverse) => match &reverse.source {
             SourceSpec::Kafka(_) => Side::Kafka,
             SourceSpec::Nats(_) => Side::Nats,
+            SourceSpec::Webhook(_) => Side::Webhook,
         },
     };
     match tokio::time::timeout(BROKER_TIMEOUT, looking).await {

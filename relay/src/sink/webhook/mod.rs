@@ -11,7 +11,6 @@ mod answer;
 mod client;
 mod lane;
 mod request;
-mod signature;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
@@ -27,8 +26,8 @@ use self::answer::{Answer, Verdict};
 use self::client::{Client, Connection};
 use self::lane::Lane;
 use self::request::{Composer, Entry};
-use self::signature::Signer;
 use super::{News, Opening, Outcome, Settled};
+use crate::broker::signature::SigningKeys;
 use crate::config::{Endpoint, WebhookSinkSpec, WebhookUrl};
 use crate::cursor::Ticket;
 use crate::encode::{Encoding, Event, Identity};
@@ -291,12 +290,12 @@ fn endpoint(spec: &WebhookSinkSpec) -> Result<(Endpoint, Option<String>), String
     Ok((endpoint, Some(target)))
 }
 
-fn signer(spec: &WebhookSinkSpec) -> Result<Option<Signer>, String> {
+fn signer(spec: &WebhookSinkSpec) -> Result<Option<SigningKeys>, String> {
     let Some(reference) = &spec.signing_secret else {
         return Ok(None);
     };
     let secret = reference.read().map_err(|e| e.to_string())?;
-    Signer::read(secret.expose())
+    SigningKeys::read(secret.expose())
         .map(Some)
         .map_err(|reason| format!("\"signing_secret\" {reason}"))
 }

@@ -9,7 +9,7 @@ use hyper::{Method, Request};
 use sha2::{Digest, Sha256};
 
 use super::client::Outgoing;
-use super::signature::Signer;
+use crate::broker::signature::SigningKeys;
 use crate::cursor::Ticket;
 use crate::encode::{Encoding, Event, Identity, Message, added};
 
@@ -152,7 +152,7 @@ fn encoded(text: &str, name: bool) -> String {
 /// What all requests of a pipeline have in common.
 pub(super) struct Composer {
     headers: HeaderMap,
-    signer: Option<Signer>,
+    signer: Option<SigningKeys>,
     batch: bool,
 }
 
@@ -160,7 +160,7 @@ impl Composer {
     pub(super) fn new(
         authority: &str,
         own: HeaderMap,
-        signer: Option<Signer>,
+        signer: Option<SigningKeys>,
         batch: bool,
         encoding: &Encoding,
     ) -> Result<Self, String> {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     fn composer(batch: bool) -> Composer {
-        let signer = Signer::read("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signer = SigningKeys::read("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         Composer::new("h:1", HeaderMap::new(), Some(signer), batch, &Encoding::Raw).unwrap()
     }
 

@@ -6,15 +6,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod kafka;
+mod nats;
+mod others;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use nkeys::KeyPair;
-use pg_tide_e2e::certs::Authority;
-use pg_tide_e2e::nats_auth::Operator;
-use pg_tide_e2e::{Bed, Database, OwnBed, RelayOptions, SecretFiles, run_pg_tide, unique};
+use pg_tide_e2e::{Bed, Database, RelayOptions, SecretFiles, run_pg_tide, unique};
 use serde_json::{Value, json};
 
 /// Everything is logged, which takes its time.
@@ -27,11 +28,14 @@ enum Ends {
     Failing(&'static str),
 }
 
-/// A pipeline in each direction, with the same connection.
+/// Pipelines with the same connection: `out`, `in`, or one in each direction.
 struct Case {
     name: &'static str,
     connector: &'static str,
-    /// Options of the connection and of both directions.
+    directions: &'static [&'static str],
+    /// The option that says where messages are; each case has a place of its own.
+    place: Option<&'static str>,
+    /// The other options, of the connection and of all directions.
     options: Value,
     ends: Ends,
 }
@@ -42,6 +46,8 @@ struct Secrets {
     values: Vec<String>,
     environment: Vec<(String, String)>,
     mounted: Vec<SecretFiles>,
+    /// What the senders of webhooks sign with.
+    signing: String,
 }
 
 impl Secrets {
@@ -99,128 +105,22 @@ fn a_secret_in_base64_is_found() {
     secrets.assert_not_in("the place", &text);
 }
 
-/// Servers of NATS, each with another way of logging in, and pipelines with
-/// the right secret and with a wrong one for each.
-async fn nats(secrets: &mut Secrets) -> (Vec<OwnBed>, Vec<Case>) {
-    let folder = std::env::temp_dir().join(unique("secrets"));
-    let authority = Authority::new(&folder, "ca");
-    let [server, client] = ["server", "client"].map(|name| authority.issue(name, &["localhost"]));
-    let key = KeyPair::new_user();
-    let password = Secrets::invent("password");
-    let users = OwnBed::nats(
-        "secrets-users",
-        &format!(
-            "tls {{ cert_file: '{}', key_file: '{}', ca_file: '{}', verify: true }}
-             authorization {{ users = [ {{user: shop, password: {password}}}, {{nkey: {}}} ] }}",
-            server.cert.display(),
-            server.key.display(),
-            authority.ca.display(),
-            key.public_key()
-        ),
-    )
-    .await;
-    let token = Secrets::invent("token");
-    let tokens = OwnBed::nats("secrets-token", &format!("authorization {{ token: {token} }}")).await;
-    let operator = Operator::new();
-    let operated = OwnBed::nats("secrets-creds", &operator.server_config()).await;
-
-    let read = |path| std::fs::read_to_string(path).unwrap();
-    let certificate = read(&client.cert);
-    let ca = read(&authority.ca);
-    let private = secrets.file(&read(&client.key));
-    std::fs::remove_dir_all(folder).unwrap();
-    let tls_url = users.addresses.nats.replace("127.0.0.1", "localhost");
-    let over_tls = |login: Value| {
-        let mut options = json!({
-            "url": tls_url, "tls_ca": ca, "tls_cert": certificate, "tls_key": private,
-        });
-        options
-            .as_object_mut()
-            .unwrap()
-            .extend(login.as_object().unwrap().clone());
-        options
-    };
-    let seed = |key: &KeyPair| key.seed().unwrap();
-    let case = |name, options, ends| Case {
-        name,
-        connector: "nats",
-        options,
-        ends,
-    };
-    let cases = vec![
-        case(
-            "password",
-            over_tls(json!({"user": "shop", "password": secrets.file(&password)})),
-            Ends::Running,
-        ),
-        case(
-            "password_wrong",
-            over_tls(json!({"user": "shop", "password": secrets.environment(&Secrets::invent("wrong"))})),
-            Ends::Failing("refuses the user"),
-        ),
-        case(
-            "nkey",
-            over_tls(json!({"nkey": secrets.environment(&seed(&key))})),
-            Ends::Running,
-        ),
-        case(
-            "nkey_wrong",
-            over_tls(json!({"nkey": secrets.file(&seed(&KeyPair::new_user()))})),
-            Ends::Failing("does not know the nkey"),
-        ),
-        case(
-            "nkey_torn",
-            over_tls(json!({"nkey": secrets.file(&seed(&KeyPair::new_user())[..40])})),
-            Ends::Failing("holds no seed"),
-        ),
-        case(
-            "key_torn",
-            over_tls(json!({"tls_key": secrets.file(&Secrets::invent("key"))})),
-            Ends::Failing("holds no private key"),
-        ),
-        case(
-            "token",
-            json!({"url": tokens.addresses.nats, "token": secrets.environment(&token)}),
-            Ends::Running,
-        ),
-        case(
-            "token_wrong",
-            json!({"url": tokens.addresses.nats, "token": secrets.file(&Secrets::invent("wrong"))}),
-            Ends::Failing("refuses the token"),
-        ),
-        case(
-            "creds",
-            json!({
-                "url": operated.addresses.nats,
-                "credentials": secrets.file(&operator.credentials("relay", None).0),
-            }),
-            Ends::Running,
-        ),
-        case(
-            "creds_wrong",
-            json!({
-                "url": operated.addresses.nats,
-                "credentials": secrets.environment(&Operator::new().credentials("other", None).0),
-            }),
-            Ends::Failing("refuses the credentials"),
-        ),
-    ];
-    (vec![users, tokens, operated], cases)
-}
-
 /// Configures the pipelines of a case.
 async fn configure(db: &Database, case: &Case) {
     let literal = |value: &Value| value.to_string().replace('\'', "''");
     let mut options = case.options.clone();
-    options["subject"] = unique(case.name).into();
+    if let Some(place) = case.place {
+        options[place] = unique(case.name).into();
+    }
     options["retry"] = json!({"initial": "1s"});
-    let (name, connector) = (case.name, case.connector);
-    db.run(&format!(
-        "SELECT tide.relay_set_outbox('{name}_out', 'events', '{connector}', '{options}'),
-                tide.relay_set_inbox('{name}_in', 'calls', '{options}', p_source := '{connector}')",
-        options = literal(&options)
-    ))
-    .await;
+    let (name, connector, options) = (case.name, case.connector, literal(&options));
+    for direction in case.directions {
+        let set = match *direction {
+            "out" => format!("relay_set_outbox('{name}_out', 'events', '{connector}', '{options}')"),
+            _ => format!("relay_set_inbox('{name}_in', 'calls', '{options}', p_source := '{connector}')"),
+        };
+        db.run(&format!("SELECT tide.{set}")).await;
+    }
 }
 
 /// The text of every row of every relation of the schema, and of what the
@@ -248,7 +148,13 @@ async fn everything_in_sql(db: &Database) -> String {
 async fn no_secret_is_anywhere() {
     let bed = Bed::from_env();
     let mut secrets = Secrets::default();
-    let (_servers, cases) = nats(&mut secrets).await;
+    let (_nats, mut cases) = nats::nats(&mut secrets).await;
+    let (_kafka, of_kafka) = kafka::kafka(&mut secrets).await;
+    cases.extend(of_kafka);
+    let (_receiver, of_webhooks) = others::webhooks(&mut secrets).await;
+    cases.extend(of_webhooks);
+    let (_target, of_inboxes) = others::inboxes(&mut secrets, &bed).await;
+    cases.extend(of_inboxes);
     let db = Database::fresh(&bed.postgres, "secrets").await;
     db.create_outboxes(&["events"]).await;
     db.run("SELECT tide.inbox_create('calls')").await;
@@ -274,22 +180,22 @@ async fn no_secret_is_anywhere() {
     for case in &cases {
         configure(&db, case).await;
     }
+    let environment = secrets.environment.clone();
     for format in ["text", "json"] {
         // All that anybody logs, client libraries included.
         let filter = "debug,pg_tide=trace,async_nats=trace,rustls=trace,tokio_postgres=trace";
         let relay = |url: &str| {
             let options =
                 RelayOptions::for_url(url).arguments(&["--log-format", format, "--log-level", filter]);
-            secrets
-                .environment
+            environment
                 .iter()
                 .fold(options, |options, (name, value)| options.environment(name, value))
         };
-        let running = relay(&url(&password)).start().await;
+        let running = relay(&url(&password)).webhooks().start().await;
         let refused = relay(&url(&wrong)).spawn();
         db.publish_numbers("events", 1, 5, 1).await;
         for case in &cases {
-            for direction in ["out", "in"] {
+            for direction in case.directions {
                 let pipeline = format!("{}_{direction}", case.name);
                 match case.ends {
                     Ends::Running => db.await_running(SOON, &pipeline).await,
@@ -301,6 +207,7 @@ async fn no_secret_is_anywhere() {
             }
         }
         refused.await_log(SOON, &["password authentication failed"]).await;
+        others::post(&mut secrets, &running).await;
 
         for (name, relay) in [("the relay", &running), ("the refused relay", &refused)] {
             secrets.assert_not_in(&format!("the {format} log of {name}"), &relay.log());
