@@ -1,6 +1,7 @@
 //! TLS and SASL of Kafka.
 
-// Fields that hold references end in SecretRef, for users and in what is derived.
+// The derived schema is a copy of each struct, and the names are what users
+// write.
 #![allow(clippy::struct_field_names)]
 
 use kube::KubeSchema;
