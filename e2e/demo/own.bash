@@ -31,7 +31,7 @@ place_down() { "$here/cluster/down"; }
 place_left() (
   . "$here/cluster/paths.bash"
   [ ! -e "/run/netns/$netns" ] || echo "the network namespace $netns"
-  [ ! -e "/sys/class/net/$host_link" ] || echo "the network link $host_link"
+  ! ip link show "$host_link" >/dev/null 2>&1 || echo "the network link $host_link"
   awk -v run="$run/" 'index($2, run) == 1 {print "a mount on", $2}' /proc/mounts
   processes_with "$run/"
 )
