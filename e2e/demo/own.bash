@@ -5,7 +5,7 @@ place_pull_policy=Never                       # loaded into the node, to be had 
 
 place_missing() { "$here/cluster/able" 2>&1 | sed 's/^the cluster needs //' || true; }
 
-# record FIELD: of the cluster that there is: run, checkout, pid.
+# of_the_record COMMAND...: on the record of the cluster that there is; fails when there is none.
 of_the_record() (
   . "$here/cluster/paths.bash"; . "$here/lib/process.bash"; . "$here/cluster/owner.bash"
   read_record && [ -e "$owner_run/cluster" ] || exit 1
@@ -33,5 +33,5 @@ place_left() (
   [ ! -e "/run/netns/$netns" ] || echo "the network namespace $netns"
   ! ip link show "$host_link" >/dev/null 2>&1 || echo "the network link $host_link"
   awk -v run="$run/" 'index($2, run) == 1 {print "a mount on", $2}' /proc/mounts
-  processes_with "$run/"
+  processes_in "$run"
 )
