@@ -4,10 +4,10 @@ export TIDE_CACHE ?= $(HOME)/.cache/pg-tide
 export CARGO_TARGET_DIR ?= $(TIDE_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image lint test test-full demo bench generate
+.PHONY: help setup build image lint test test-full demo demo-local demo-down bench generate
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what building and testing need
 	@e2e/setup
@@ -27,8 +27,14 @@ test: setup ## Set everything up and run every test
 test-full: test ## The tests, and the most telling of them on PostgreSQL 14 to 17
 	@e2e/test-versions
 
-demo: build ## Walk the tutorial on real servers and print what happens
-	@PG_TIDE=$(CARGO_TARGET_DIR)/debug/pg-tide e2e/demo
+demo: ## The tutorial on a real Kubernetes, step by step (CLUSTER=kind: on kind; KEEP=1: leave it running)
+	@e2e/demo/run
+
+demo-local: ## The same without Kubernetes
+	@DEMO=local e2e/demo/run
+
+demo-down: ## Take down what KEEP=1 kept
+	@DEMO=down e2e/demo/run
 
 generate: setup ## Write all files that are made from others
 	@e2e/generate

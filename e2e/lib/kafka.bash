@@ -45,6 +45,7 @@ share.coordinator.state.topic.num.partitions=4
 $(<"$home/more.properties")
 PROPERTIES
   launch kafka java -server -Xms256m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true \
+    "-Djava.io.tmpdir=$home" \
     -Dorg.slf4j.simpleLogger.defaultLogLevel=info -Dorg.slf4j.simpleLogger.showDateTime=true \
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS" \
     "${java[@]}" -cp "$kafka_home/lib/*" kafka.Kafka "$home/server.properties"

@@ -1,4 +1,4 @@
-//! The tutorial by its own SQL, both ways, on the extension where there can be one. (`e2e/demo` walks
+//! The tutorial by its own SQL, both ways, on the extension where there can be one. (`make demo` walks
 //! it with psql, kafka-console-consumer and nats, and stops Kafka; here are
 //! the details that are easy to get wrong.)
 
