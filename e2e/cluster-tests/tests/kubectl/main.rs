@@ -13,4 +13,5 @@ mod honest;
 mod live;
 mod rotation;
 mod scene;
+mod side_by_side;
 mod tutorial;

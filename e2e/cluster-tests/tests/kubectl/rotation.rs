@@ -19,6 +19,11 @@ async fn of_the_role_in_postgresql() {
         ))
         .await
         .unwrap();
+    // The schema is that role's.
+    let publish = async |n: i32| {
+        let call = format!("SELECT tide.outbox_publish('events', jsonb_build_object('n', {n}))");
+        admin.batch_execute(&call).await.unwrap();
+    };
     let url = |password: &str| {
         scene
             .db
@@ -31,7 +36,7 @@ async fn of_the_role_in_postgresql() {
         .await;
     scene.ready("pipeline/p").await;
     let pods = scene.pods().await;
-    scene.db.publish_number("events", 1).await;
+    publish(1).await;
     kafka::await_records(&scene.bed.kafka, &scene.name, 1, SOON).await;
 
     admin
@@ -53,7 +58,7 @@ async fn of_the_role_in_postgresql() {
     let ended = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'");
     let began = std::time::Instant::now();
     admin.batch_execute(&ended).await.unwrap();
-    scene.db.publish_number("events", 2).await;
+    publish(2).await;
     let records = kafka::await_records(&scene.bed.kafka, &scene.name, 2, SOON).await;
     println!("delivered {:?} after all sessions were ended", began.elapsed());
     assert_eq!(kafka::values(&records), [1, 2]);
