@@ -1,7 +1,6 @@
 //! TLS and SASL of Kafka.
 
-// The derived schema is a copy of each struct, and the names are what users
-// write.
+// Fields that hold references end in SecretRef, for users and in what is derived.
 #![allow(clippy::struct_field_names)]
 
 use kube::KubeSchema;
