@@ -24,7 +24,8 @@ lint: setup ## Formatting, clippy with warnings denied, licences and sources of 
 test: setup ## Set everything up and run every test
 	@e2e/test
 
-test-full: test ## The tests, and the most telling of them on PostgreSQL 14 to 17
+test-full: test ## The tests, a thousand Pipelines, and the most telling tests on PostgreSQL 14 to 17
+	@e2e/test -p pg-tide-cluster-tests --features long --test scale -- --nocapture
 	@e2e/test-versions
 
 demo: ## The tutorial on a real Kubernetes, step by step (CLUSTER=kind: on kind; KEEP=1: leave it running)

@@ -4,16 +4,8 @@
 -- Reasons of Ready=False that pass when what it needs arrives, as in the first minute of a sync: for Degraded, Argo CD
 -- would give up a sync in waves. What is needed shows by itself what is wrong with it.
 local passing = {
-<<<<<<< HEAD
   ApplyFailed = true,
-  InboxNotReady = true,
-  NoLiveRelay = true,
-  OutboxNotReady = true,
-  SchemaBusy = true,
-  Starting = true,
-=======
   Connecting = true,
-  DatabaseNotFound = true,
   DatabaseUnavailable = true,
   InboxNotFound = true,
   InboxNotReady = true,
@@ -21,7 +13,9 @@ local passing = {
   NoOwner = true,
   OutboxNotFound = true,
   OutboxNotReady = true,
+  SchemaBusy = true,
   Starting = true,
+  TideDatabaseNotFound = true,
 }
 
 -- And those that somebody wants.
@@ -29,7 +23,6 @@ local wanted = {
   Disabled = true,
   Paused = true,
   ScaledToZero = true,
->>>>>>> charts
 }
 
 local function condition(type)

@@ -436,3 +436,41 @@ async fn the_guide_can_be_followed() {
     assert!(row.contains("webhook:payments-hook|{\"amount\": 7"), "{row}");
     std::fs::remove_file(file).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_knows_webhooks() {
+    let db = scene("wh_cli").await;
+    db.from_webhook("p", "calls", PLAIN, "").await;
+    let url = db.url();
+    let said = async |arguments: &[&str]| {
+        let output = pg_tide_e2e::run_pg_tide(arguments).await;
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (_, alone) = said(&["doctor", "--postgres-url", &url]).await;
+    assert!(
+        alone.contains("--webhook-addr") && alone.contains("not signed"),
+        "{alone}"
+    );
+    let _deaf = Relay::start(&db).await;
+    db.await_error(SOON, "p", &["no webhook listener"]).await;
+    for command in ["doctor", "status"] {
+        let (_, text) = said(&[command, "--postgres-url", &url]).await;
+        assert!(text.contains("no webhook listener"), "{command}: {text}");
+    }
+    let file = std::env::temp_dir().join(pg_tide_e2e::unique("webhooks"));
+    for (config, code, words) in [
+        (r#"{"signing_secret": ["${env:A}", "${file:/b}"]}"#, 0, ""),
+        (
+            r#"{"tolerance": "1m"}"#,
+            3,
+            "if requests are not signed, say so: \"signature\": \"none\"",
+        ),
+    ] {
+        let pipeline = format!(r#"[{{"name": "p", "inbox": "i", "source": "webhook", "config": {config}}}]"#);
+        std::fs::write(&file, pipeline).unwrap();
+        let (status, text) = said(&["config", "validate", file.to_str().unwrap()]).await;
+        assert!(status == Some(code) && text.contains(words), "{status:?} {text}");
+    }
+    std::fs::remove_file(file).unwrap();
+}

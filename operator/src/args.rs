@@ -183,7 +183,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(arguments.run.namespaces(), ["a", "b"]);
-        assert_eq!(arguments.run.resync, Duration::from_secs(120));
+        assert_eq!(arguments.run.resync, Duration::from_mins(2));
         assert!(!arguments.run.leader_elect && !arguments.run.network_policy);
     }
 

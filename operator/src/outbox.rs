@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::crd::{Outbox, OutboxStatus, ReclaimPolicy};
 use crate::database::{Problem, View};
 use crate::runtime::conditions::{Finding, Is, conditions};
-use crate::sql::change::{Managed, ObjectKind, Step};
+use crate::sql::change::{Group, Managed, ObjectKind, OutboxSettings, Step};
 use crate::sql::observe::{Catalogue, OutboxSeen, Right};
 use crate::status::Difference;
 use crate::store::{self, Keeps};
@@ -19,7 +19,7 @@ use crate::store::{self, Keeps};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
     managed: Managed,
-    retention_hours: i32,
+    settings: OutboxSettings,
     enabled: bool,
     /// Names and where they begin.
     groups: Vec<(String, &'static str)>,
@@ -42,8 +42,11 @@ fn validate(outbox: &Outbox, managed: Managed) -> Result<Wanted, Problem> {
             .collect()
     };
     Ok(Wanted {
+        settings: OutboxSettings {
+            name: managed.object.clone(),
+            retention_hours,
+        },
         managed,
-        retention_hours,
         enabled: outbox.spec.enabled,
         groups: outbox
             .spec
@@ -73,36 +76,24 @@ pub fn plan(wanted: &Wanted, catalogue: &Catalogue) -> Vec<Step> {
     }
     let known = seen.is_some_and(|o| !o.table.is_empty());
     match seen {
-        None => steps.push(Step::MakeOutbox {
-            name: name.clone(),
-            retention_hours: wanted.retention_hours,
-        }),
-        Some(outbox) if !outbox.faults.is_empty() => steps.push(Step::RepairOutbox {
-            name: name.clone(),
-            retention_hours: wanted.retention_hours,
-        }),
+        None => steps.push(Step::MakeOutbox(wanted.settings.clone())),
+        Some(outbox) if !outbox.faults.is_empty() => steps.push(Step::RepairOutbox(wanted.settings.clone())),
         Some(_) => {}
     }
     let seen = seen.unwrap_or(&nothing);
-    if known && seen.retention_hours != i64::from(wanted.retention_hours) {
-        steps.push(Step::SetRetention {
-            outbox: name.clone(),
-            hours: wanted.retention_hours,
-        });
+    if known && seen.retention_hours != i64::from(wanted.settings.retention_hours) {
+        steps.push(Step::SetRetention(wanted.settings.clone()));
     }
     if (known && seen.enabled != wanted.enabled) || (!known && !wanted.enabled) {
-        steps.push(Step::SwitchOutbox {
-            name: name.clone(),
-            enabled: wanted.enabled,
-        });
+        steps.push(Step::SwitchOutbox(name.clone(), wanted.enabled));
     }
     for (group, reset) in &wanted.groups {
         if !seen.groups.contains_key(group) {
-            steps.push(Step::MakeGroup {
+            let group = Group {
                 name: group.clone(),
                 outbox: name.clone(),
-                auto_offset_reset: (*reset).into(),
-            });
+            };
+            steps.push(Step::MakeGroup(group, reset));
         }
     }
     let given = claim

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -117,7 +117,7 @@ fn each_drift_has_its_step() {
                     .get_mut("orders")
                     .unwrap()
                     .faults
-                    .push("no table".into())
+                    .push("no table".into());
             },
             "was repaired",
         ),
@@ -170,6 +170,6 @@ fn a_table_without_its_row_is_repaired_not_made() {
         ..OutboxSeen::default()
     };
     let steps = plan(&outbox(spec()), &seen);
-    assert!(matches!(steps[0], Step::RepairOutbox { .. }), "{steps:?}");
-    assert!(!steps.iter().any(|s| matches!(s, Step::MakeOutbox { .. })));
+    assert!(matches!(steps[0], Step::RepairOutbox(_)), "{steps:?}");
+    assert!(!steps.iter().any(|s| matches!(s, Step::MakeOutbox(_))));
 }

@@ -10,7 +10,7 @@ use crate::database::{Database, Problem, View};
 use crate::reconcile::Outcome;
 use crate::resources::{Declared, Key};
 use crate::runtime::queue::Next;
-use crate::sql::change::{Direction, Managed, ObjectKind, PipelineSettings, Step};
+use crate::sql::change::{Direction, Group, Managed, ObjectKind, PipelineSettings, Step};
 use crate::sql::observe::{Catalogue, PipelineSeen};
 use crate::store::{self, Applied};
 
@@ -236,17 +236,18 @@ pub fn plan(wanted: &PipelineSettings, managed: &Managed, catalogue: &Catalogue)
     {
         // A group of its own, which outlives the pipeline: the position is
         // kept when a Pipeline is deleted and made again.
-        steps.push(Step::MakeGroup {
-            name: group.clone(),
-            outbox: outbox.clone(),
-            auto_offset_reset: "earliest".into(),
-        });
+        steps.push(Step::MakeGroup(
+            Group {
+                name: group.clone(),
+                outbox: outbox.clone(),
+            },
+            "earliest",
+        ));
     }
-    if catalogue
+    if !catalogue
         .pipelines
         .get(&wanted.name)
-        .map(|seen| is_as(seen, wanted))
-        != Some(true)
+        .is_some_and(|seen| is_as(seen, wanted))
     {
         steps.push(Step::SetPipeline(wanted.clone()));
     }

@@ -11,7 +11,7 @@ use crate::runtime::queue::Next;
 use crate::{database, pipeline, store};
 
 /// A reconciliation that takes longer is ended and tried again.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// How a reconciliation ended.
 #[derive(Debug)]

@@ -53,12 +53,15 @@ impl SecretError {
     }
 }
 
+type Contents = HashMap<(String, String), (String, Arc<Data>)>;
+
 /// Contents are kept while their resource version stands.
 #[derive(Clone)]
 pub struct Secrets {
     client: Client,
     known: Objects<PartialObjectMeta<Secret>>,
-    read: Arc<Mutex<HashMap<(String, String), (String, Arc<Data>)>>>,
+    /// By namespace and name: resource version and content.
+    read: Arc<Mutex<Contents>>,
 }
 
 impl Secrets {

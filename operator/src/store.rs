@@ -29,7 +29,7 @@ pub const FINALIZER: &str = "pgtide.dev/drop-data";
 /// With "true": the data is dropped although messages are pending.
 pub const FORCE: &str = "pgtide.dev/force-delete";
 /// After so long without a database the resource goes, and the data stays.
-const GIVE_UP: Duration = Duration::from_secs(600);
+const GIVE_UP: Duration = Duration::from_mins(10);
 
 /// Who a resource is, for claims.
 pub fn managed<K: Declared>(
@@ -95,7 +95,10 @@ pub fn rights(
     steps
 }
 
-/// Why the database of a resource cannot be worked with now.
+/// The database of a resource, and what is seen in it.
+///
+/// # Errors
+/// Why it cannot be worked with now.
 pub fn database_of<K: Declared>(
     context: &Context,
     resource: &K,
@@ -195,7 +198,10 @@ pub fn was_settled(
     generation.is_some() && generation == observed && claim.is_some_and(|c| belongs(c, managed))
 }
 
-/// Adds or takes away the finalizer, as the reclaim policy says.
+/// Adds or takes away the finalizer; whether that was a change.
+///
+/// # Errors
+/// What the API server refused.
 pub async fn set_finalizer<K>(context: &Context, resource: &K, wanted: bool) -> Result<bool, kube::Error>
 where
     K: Declared<Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,

@@ -19,5 +19,5 @@ pub mod words;
 pub use error::{Cause, DatabaseError, describe};
 pub use pool::{Pool, Pooled};
 pub use session::{Profile, Session};
-pub use target::{PemTexts, TlsOverrides};
+pub use target::{PemText, PemTexts, TlsOverrides};
 pub use url::Database;

@@ -75,13 +75,16 @@ pub struct TlsOverrides {
     pub texts: PemTexts,
 }
 
+/// A text in PEM form.
+pub type PemText = Arc<[u8]>;
+
 /// Certificates and keys that are in no file.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct PemTexts {
     /// The trusted authorities.
-    pub authorities: Option<Arc<[u8]>>,
+    pub authorities: Option<PemText>,
     /// The client certificate and its key.
-    pub identity: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    pub identity: Option<(PemText, PemText)>,
 }
 
 impl fmt::Debug for PemTexts {
@@ -106,7 +109,7 @@ impl PemTexts {
     }
 
     fn put_into(&self, tls: &mut TlsSettings) {
-        let text = |of, text: &Arc<[u8]>| Pem::Text {
+        let text = |of, text: &PemText| Pem::Text {
             of,
             text: Arc::clone(text),
         };

@@ -55,6 +55,7 @@ impl Database {
     }
 
     /// The database whose URL is in a file, which need not be there yet.
+    #[must_use]
     pub fn in_file(file: PathBuf, overrides: TlsOverrides) -> Self {
         Self(Arc::new(Inner {
             source: Source::File(file),
@@ -77,6 +78,7 @@ impl Database {
     }
 
     /// Hosts, ports and database, without secrets.
+    #[must_use]
     pub fn at(&self) -> String {
         match (self.target(), &self.0.source) {
             (Ok(target), _) => target.at(),

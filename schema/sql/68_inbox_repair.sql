@@ -5,25 +5,23 @@ CREATE OR REPLACE FUNCTION tide._inbox_faults(p_name text DEFAULT NULL)
 RETURNS TABLE (inbox_name text, step integer, fault text, statement text)
 LANGUAGE sql STABLE AS $$
     WITH inbox AS MATERIALIZED (
-        SELECT i.inbox_id, i.name, i.table_name, c.oid,
-               CASE WHEN c.oid IS NOT NULL THEN
-                   c.relkind = 'r' AND (SELECT count(*) = 16 FROM pg_catalog.pg_attribute t
-                                         WHERE t.attrelid = c.oid AND NOT t.attisdropped
-                                           AND t.attname IN ('id', 'event_id', 'source', 'payload', 'headers', 'received_at',
-                                                             'processed_at', 'retry_count', 'last_error', 'next_attempt_at',
-                                                             'claimed_until', 'dedup_key', 'source_ref', 'source_seq', 'claim',
-                                                             'failed_at'))
-                   END AS fits
+        SELECT i.inbox_id, i.name, i.table_name, c.oid, CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'r' AND k.number = 16 END AS fits,
+               k.id, k.event_id, k.dedup_key, k.source_ref, k.source_seq
           FROM tide.inbox i
           LEFT JOIN pg_catalog.pg_class c ON c.relname = i.table_name AND c.relnamespace = 'tide'::regnamespace
+         CROSS JOIN LATERAL (
+               SELECT count(*) AS number,
+                      max(t.attnum) FILTER (WHERE t.attname = 'id') AS id,
+                      max(t.attnum) FILTER (WHERE t.attname = 'event_id') AS event_id,
+                      max(t.attnum) FILTER (WHERE t.attname = 'dedup_key') AS dedup_key,
+                      max(t.attnum) FILTER (WHERE t.attname = 'source_ref') AS source_ref,
+                      max(t.attnum) FILTER (WHERE t.attname = 'source_seq') AS source_seq
+                 FROM pg_catalog.pg_attribute t
+                WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped
+                  AND t.attname IN ('id', 'event_id', 'source', 'payload', 'headers', 'received_at', 'processed_at', 'retry_count',
+                                    'last_error', 'next_attempt_at', 'claimed_until', 'dedup_key', 'source_ref', 'source_seq',
+                                    'claim', 'failed_at')) k
          WHERE p_name IS NULL OR i.name = p_name),
-    actual AS MATERIALIZED (
-        SELECT i.oid, x.indisunique, x.indpred IS NOT NULL AS partial, string_agg(t.attname, ', ' ORDER BY k.n) AS keys
-          FROM inbox i
-          JOIN pg_catalog.pg_index x ON x.indrelid = i.oid AND x.indisvalid
-         CROSS JOIN unnest(x.indkey::smallint[]) WITH ORDINALITY k(attnum, n)
-          JOIN pg_catalog.pg_attribute t ON t.attrelid = i.oid AND t.attnum = k.attnum
-         GROUP BY i.oid, x.indexrelid, x.indisunique, x.indpred IS NOT NULL),
     fault(name, step, fault, statement) AS (
         SELECT n.name, 1, 'the row in tide.inbox is missing', NULL
           FROM (SELECT p_name AS name
@@ -43,9 +41,13 @@ LANGUAGE sql STABLE AS $$
         UNION ALL
         SELECT i.name, 5, format('the %sindex on %s%s is missing', CASE WHEN w.is_unique THEN 'unique ' ELSE '' END, w.keys,
                                  CASE WHEN NOT w.is_unique THEN ' of pending messages' ELSE '' END), w.statement
-          FROM inbox i CROSS JOIN tide._inbox_indexes() w
-         WHERE i.fits AND NOT EXISTS (SELECT FROM actual a
-                                       WHERE a.oid = i.oid AND a.keys = w.keys AND a.indisunique = w.is_unique AND a.partial = w.partial)
+          FROM inbox i
+         CROSS JOIN LATERAL (VALUES ('id', i.id::text), ('event_id', i.event_id::text), ('dedup_key', i.dedup_key::text),
+                                    ('source_ref, source_seq', i.source_ref || ' ' || i.source_seq)) k(keys, numbers)
+          JOIN tide._inbox_indexes() w USING (keys)
+         WHERE i.fits AND NOT EXISTS (SELECT FROM pg_catalog.pg_index x
+                                       WHERE x.indrelid = i.oid AND x.indisvalid AND x.indkey::text = k.numbers
+                                         AND x.indisunique = w.is_unique AND (x.indpred IS NOT NULL) = w.partial)
         UNION ALL
         SELECT i.name, 6, format('%s %s not all rights on its table', string_agg(r.rolname, ', ' ORDER BY r.rolname),
                                  CASE count(*) WHEN 1 THEN 'has' ELSE 'have' END), NULL

@@ -96,6 +96,16 @@ impl Namespace {
             .unwrap_or_else(|e| panic!("{e}\n{manifest}"))
     }
 
+    /// Makes objects that are not there yet, with half the requests of
+    /// [`Namespace::apply`].
+    pub async fn create(&self, manifest: &str) {
+        let arguments = self.inside(&["create", "--filename=-"]);
+        self.cluster
+            .run("kubectl", &arguments, Some(manifest))
+            .await
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+
     /// An object such as `pod/relay`.
     ///
     /// # Errors

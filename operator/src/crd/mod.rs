@@ -31,7 +31,8 @@ pub use pipeline::{
     KafkaConnection, KafkaDelivery, KafkaSink, KafkaSource, KafkaStart, KafkaTls, NatsConnection,
     NatsDelivery, NatsLogin, NatsSink, NatsSource, NatsTls, OAuth, Ordering, Pipeline, PipelineSpec,
     PipelineStatus, Retry, Reverse, Sasl, SaslMechanism, Sink, Source, StdoutDelivery, StdoutSink,
-    WebhookDelivery, WebhookHeader, WebhookHeaderSource, WebhookMethod, WebhookMode, WebhookSink, WebhookTls,
+    WebhookDelivery, WebhookHeader, WebhookHeaderSource, WebhookMethod, WebhookMode, WebhookSignature,
+    WebhookSink, WebhookSource, WebhookTls,
 };
 pub use policy::{AdoptionPolicy, ReclaimPolicy};
 pub use reference::{

@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::{Database, View};
 use crate::context::Context;
 use crate::resources::{Key, Kind};
-use crate::sql::change::{Managed, ObjectKind, Step};
+use crate::sql::change::{Group, Managed, ObjectKind, Step};
 use crate::sql::observe::{Catalogue, Claim};
 
 /// For how long a claim whose resource was never seen is left alone: the
 /// resources of a database may be on their way.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// The resource of a claim.
 #[must_use]
@@ -82,10 +82,10 @@ pub fn steps(orphan: &Orphan, catalogue: &Catalogue, declared: impl Fn(&str, &st
             && orphan.claim.reclaim == "Delete"
             && !declared(outbox, group)
         {
-            steps.push(Step::DropGroup {
+            steps.push(Step::DropGroup(Group {
                 name: group.clone(),
                 outbox: outbox.clone(),
-            });
+            }));
         }
     }
     steps.push(Step::Release(managed));
@@ -221,7 +221,7 @@ mod tests {
         let drops = |name: &str, declared: bool| {
             steps(&orphan(name), &seen, |_, _| declared)
                 .iter()
-                .any(|s| matches!(s, Step::DropGroup { .. }))
+                .any(|s| matches!(s, Step::DropGroup(_)))
         };
         assert!(!drops("a", false));
         assert!(drops("b", false));

@@ -184,8 +184,8 @@ async fn pipeline_files(
     for reference in wanted {
         let file = file_name(&reference);
         match context.secrets.key(namespace, &reference).await {
-            Ok(content) => {
-                files.insert(file, content);
+            Ok(bytes) => {
+                files.insert(file, bytes);
             }
             Err(error) => {
                 if before.is_none() {

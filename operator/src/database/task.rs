@@ -139,7 +139,7 @@ impl Task {
         {
             tracing::warn!(database = %self.database.key, reason = problem.reason, "{}", problem.message);
         }
-        self.publish(View {
+        self.publish(&View {
             number: before.number,
             address: before.address.clone(),
             disconnected,
@@ -203,7 +203,7 @@ impl Task {
             view.reports = Arc::new(self.look(observe_reports).await?);
             let id = self.look(last_message_id).await?;
             let moved = id != last_id || view.amounts.lags.values().any(|(lag, _)| *lag > 0);
-            self.publish(view.clone());
+            self.publish(&view);
             if amounts_due <= Instant::now() {
                 last_id = id;
                 let begun = Instant::now();
@@ -212,7 +212,7 @@ impl Task {
                 }
                 let pause = if moved { AMOUNTS } else { AMOUNTS_AT_REST };
                 amounts_due = Instant::now() + pause.max(begun.elapsed() * AMOUNTS_SHARE);
-                self.publish(view.clone());
+                self.publish(&view);
             } else if moved {
                 amounts_due = amounts_due.min(Instant::now() + AMOUNTS);
             }
@@ -357,7 +357,7 @@ impl Task {
     }
 
     /// Shows a view, and wakes whom the difference concerns.
-    fn publish(&self, view: View) {
+    fn publish(&self, view: &View) {
         let before = self.views.send_replace(Arc::new(view.clone()));
         let key = &self.database.key;
         let looked = view.number != before.number && view.catalogue.is_some();

@@ -104,10 +104,7 @@ fn findings(
         )
     };
     let unknown = |about, reason, message: &str| Finding::new(about, Is::Unknown, reason, message);
-    let problem = match found {
-        Ok(_) => None,
-        Err(problem) => Some(problem),
-    };
+    let problem = found.as_ref().err();
     let database = match problem {
         None => Finding::new(
             "DatabaseReachable",

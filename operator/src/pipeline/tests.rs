@@ -1,4 +1,8 @@
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,7 +90,7 @@ fn a_new_one_is_claimed_gets_a_group_of_its_own_and_is_set() {
     assert!(
         matches!(
             steps.as_slice(),
-            [Step::Claim(_), Step::MakeGroup { .. }, Step::SetPipeline(_)]
+            [Step::Claim(_), Step::MakeGroup(..), Step::SetPipeline(_)]
         ),
         "{steps:?}"
     );

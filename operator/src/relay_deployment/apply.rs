@@ -282,7 +282,7 @@ impl Applied {
             self.0.lock().remove(&(namespace.to_owned(), kind, name.clone()));
             match api.delete(&name, &params).await {
                 Ok(_) => {
-                    tracing::info!(namespace, %kind, name, "deleted: its relay group is not declared any more")
+                    tracing::info!(namespace, %kind, name, "deleted: its relay group is not declared any more");
                 }
                 Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
                 Err(source) => {

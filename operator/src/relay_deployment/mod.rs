@@ -96,9 +96,9 @@ pub fn name(database: &str, group: &str) -> String {
     }
     // Cut names are told apart by a piece of the digest of the whole.
     let digest = Sha256::digest(format!("{database}/{group}").as_bytes());
-    let tail: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let tail = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     let head: String = whole.replace('.', "-").chars().take(LONGEST_NAME - 9).collect();
-    format!("{}-{tail}", head.trim_end_matches('-'))
+    format!("{}-{tail:08x}", head.trim_end_matches('-'))
 }
 
 /// All objects of a group, in the order in which they are made.

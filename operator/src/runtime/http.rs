@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::metrics::Metrics;
 
 /// The dispatcher beats every second; silence for so long means that it hangs.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 
 /// What the probes ask.
 #[derive(Debug)]

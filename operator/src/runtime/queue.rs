@@ -13,7 +13,7 @@ use crate::resources::Key;
 /// First pause after a failure; doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause after failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A queue of keys with the times at which they are due.
 #[derive(Debug, Default)]

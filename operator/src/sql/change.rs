@@ -111,21 +111,17 @@ pub enum Step {
     /// Remembers which rights the resource gave.
     RememberRights(Managed, Vec<Right>),
     /// Makes an outbox.
-    MakeOutbox { name: String, retention_hours: i32 },
+    MakeOutbox(OutboxSettings),
     /// Puts an outbox's tables and rows right.
-    RepairOutbox { name: String, retention_hours: i32 },
+    RepairOutbox(OutboxSettings),
     /// Changes how long delivered messages are kept.
-    SetRetention { outbox: String, hours: i32 },
+    SetRetention(OutboxSettings),
     /// Lets an outbox take messages, or not.
-    SwitchOutbox { name: String, enabled: bool },
-    /// Makes a consumer group.
-    MakeGroup {
-        name: String,
-        outbox: String,
-        auto_offset_reset: String,
-    },
+    SwitchOutbox(String, bool),
+    /// Makes a consumer group that begins there.
+    MakeGroup(Group, &'static str),
     /// Drops a consumer group with its position.
-    DropGroup { name: String, outbox: String },
+    DropGroup(Group),
     /// Gives a role a right.
     Grant(ObjectKind, String, Right),
     /// Takes it back.
@@ -146,6 +142,24 @@ pub enum Step {
     SetPipeline(PipelineSettings),
     /// Deletes a pipeline; its group stays.
     DeletePipeline(String),
+}
+
+/// An outbox as it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxSettings {
+    /// Its name in SQL.
+    pub name: String,
+    /// How long delivered messages are kept, in hours.
+    pub retention_hours: i32,
+}
+
+/// A consumer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Of which outbox.
+    pub outbox: String,
 }
 
 /// An inbox as it is to be.
@@ -173,20 +187,22 @@ impl fmt::Display for Step {
             ),
             Self::Release(m) => write!(f, "{} \"{}\" is not managed any more", m.kind.name(), m.object),
             Self::RememberRights(..) => f.write_str("rights were recorded"),
-            Self::MakeOutbox { name, .. } => write!(f, "outbox \"{name}\" was made"),
-            Self::RepairOutbox { name, .. } => write!(f, "outbox \"{name}\" was repaired"),
-            Self::SetRetention { outbox, hours } => {
-                write!(f, "retention of outbox \"{outbox}\" was set to {hours} hours")
-            }
-            Self::SwitchOutbox { name, enabled } => {
+            Self::MakeOutbox(outbox) => write!(f, "outbox \"{}\" was made", outbox.name),
+            Self::RepairOutbox(outbox) => write!(f, "outbox \"{}\" was repaired", outbox.name),
+            Self::SetRetention(outbox) => write!(
+                f,
+                "retention of outbox \"{}\" was set to {} hours",
+                outbox.name, outbox.retention_hours
+            ),
+            Self::SwitchOutbox(name, enabled) => {
                 write!(
                     f,
                     "outbox \"{name}\" was {}",
                     if *enabled { "enabled" } else { "disabled" }
                 )
             }
-            Self::MakeGroup { name, .. } => write!(f, "consumer group \"{name}\" was made"),
-            Self::DropGroup { name, .. } => write!(f, "consumer group \"{name}\" was dropped"),
+            Self::MakeGroup(group, _) => write!(f, "consumer group \"{}\" was made", group.name),
+            Self::DropGroup(group) => write!(f, "consumer group \"{}\" was dropped", group.name),
             Self::Grant(_, object, right) => {
                 write!(
                     f,
@@ -343,49 +359,48 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
             )
             .await?;
         }
-        Step::MakeOutbox {
-            name,
-            retention_hours,
-        } => {
+        Step::MakeOutbox(outbox) => {
             sql.execute(
                 "SELECT tide.outbox_create_if_not_exists($1, $2)",
-                &[name, retention_hours],
+                &[&outbox.name, &outbox.retention_hours],
             )
             .await?;
         }
-        Step::RepairOutbox {
-            name,
-            retention_hours,
-        } => {
+        Step::RepairOutbox(outbox) => {
             let row = sql
-                .query_one("SELECT tide.outbox_repair($1, $2)", &[name, retention_hours])
+                .query_one(
+                    "SELECT tide.outbox_repair($1, $2)",
+                    &[&outbox.name, &outbox.retention_hours],
+                )
                 .await?;
             done.repaired.extend(row.get::<_, Vec<String>>(0));
         }
-        Step::SetRetention { outbox, hours } => {
-            sql.execute("SELECT tide.outbox_set_retention($1, $2)", &[outbox, hours])
-                .await?;
-        }
-        Step::SwitchOutbox { name, enabled: true } => {
-            sql.execute("SELECT tide.outbox_enable($1)", &[name]).await?;
-        }
-        Step::SwitchOutbox { name, enabled: false } => {
-            sql.execute("SELECT tide.outbox_disable($1)", &[name]).await?;
-        }
-        Step::MakeGroup {
-            name,
-            outbox,
-            auto_offset_reset,
-        } => {
+        Step::SetRetention(outbox) => {
             sql.execute(
-                "SELECT tide.create_consumer_group($1, $2, $3, true)",
-                &[name, outbox, auto_offset_reset],
+                "SELECT tide.outbox_set_retention($1, $2)",
+                &[&outbox.name, &outbox.retention_hours],
             )
             .await?;
         }
-        Step::DropGroup { name, outbox } => {
-            sql.execute("SELECT tide.drop_consumer_group($1, $2, true)", &[name, outbox])
-                .await?;
+        Step::SwitchOutbox(name, true) => {
+            sql.execute("SELECT tide.outbox_enable($1)", &[name]).await?;
+        }
+        Step::SwitchOutbox(name, false) => {
+            sql.execute("SELECT tide.outbox_disable($1)", &[name]).await?;
+        }
+        Step::MakeGroup(group, auto_offset_reset) => {
+            sql.execute(
+                "SELECT tide.create_consumer_group($1, $2, $3, true)",
+                &[&group.name, &group.outbox, auto_offset_reset],
+            )
+            .await?;
+        }
+        Step::DropGroup(group) => {
+            sql.execute(
+                "SELECT tide.drop_consumer_group($1, $2, true)",
+                &[&group.name, &group.outbox],
+            )
+            .await?;
         }
         Step::Grant(_, object, right) => {
             let function = match right.right.as_str() {

@@ -340,6 +340,10 @@ async fn to_see_that_all_is_well_takes_little() {
             ))
             .await;
     }
+    // As autovacuum does sooner or later.
+    session
+        .run("ANALYZE pg_class; ANALYZE pg_attribute; ANALYZE pg_index; ANALYZE pg_inherits; ANALYZE tide.outbox; ANALYZE tide.inbox")
+        .await;
     for sql in [
         OUTBOX_FAULTS,
         INBOX_FAULTS,
@@ -347,13 +351,18 @@ async fn to_see_that_all_is_well_takes_little() {
         "SELECT unnest(tide.outbox_repair('outbox7', 24))",
         "SELECT unnest(tide.inbox_repair('inbox7', 3, 72, 0))",
     ] {
+        // Other tests run beside this one: one undisturbed run is enough.
+        let deadline = Instant::now() + Duration::from_mins(1);
         let mut least = Duration::MAX;
-        for _ in 0..10 {
+        for run in 0.. {
             let began = Instant::now();
             assert!(session.rows(sql).await.is_empty());
             least = least.min(began.elapsed());
+            if run >= 10 && least < Duration::from_millis(100) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{least:?}: {sql}");
         }
         eprintln!("{least:?}: {sql}");
-        assert!(least < Duration::from_millis(100), "{least:?}: {sql}");
     }
 }

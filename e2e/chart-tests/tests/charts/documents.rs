@@ -15,6 +15,12 @@ fn values_that_documents_set_exist() {
         let text = read(path);
         let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == '`').collect();
         for pair in words.windows(2).filter(|pair| pair[0] == "--set") {
+            let quoted = pair[1].starts_with('\'');
+            assert!(
+                quoted || !pair[1].contains('{') || !pair[1].contains(','),
+                "{}: a shell divides it",
+                pair[1]
+            );
             let value = pair[1].trim_matches(|c| c == '\'' || c == '"');
             Chart::operator().argument("--set").argument(value).objects();
             seen += 1;

@@ -59,30 +59,44 @@ impl Release {
         format!("--as=system:serviceaccount:{}:{}", self.namespace, self.name)
     }
 
-    /// Whether the operator may do it, in a namespace (empty: everywhere). A
-    /// resource is written `resource.group/subresource`.
-    async fn may(&self, namespace: &str, verb: &str, resource: &str) -> bool {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
-        let review = json!({
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": {
-                "user": format!("system:serviceaccount:{}:{}", self.namespace, self.name),
-                "groups": ["system:serviceaccounts", "system:authenticated"],
-                "resourceAttributes": {
-                    "namespace": namespace, "verb": verb,
-                    "group": group, "resource": resource, "subresource": subresource,
-                },
-            },
-        });
-        let file = std::env::temp_dir().join(unique("review"));
-        std::fs::write(&file, review.to_string()).unwrap();
+    /// Whether the operator may do each of these in a namespace (empty:
+    /// everywhere): a verb, and `resource.group/subresource`.
+    async fn may(&self, namespace: &str, questions: &[(&str, &str)]) -> Vec<bool> {
+        let reviews: Vec<Value> = questions
+            .iter()
+            .map(|(verb, resource)| {
+                let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+                let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+                json!({
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "kind": "SubjectAccessReview",
+                    "spec": {
+                        "user": format!("system:serviceaccount:{}:{}", self.namespace, self.name),
+                        "groups": ["system:serviceaccounts", "system:authenticated"],
+                        "resourceAttributes": {
+                            "namespace": namespace, "verb": verb,
+                            "group": group, "resource": resource, "subresource": subresource,
+                        },
+                    },
+                })
+            })
+            .collect();
+        let file = std::env::temp_dir().join(unique("reviews"));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": reviews});
+        std::fs::write(&file, list.to_string()).unwrap();
         let path = format!("--filename={}", file.display());
-        let said = self.cluster.kubectl(&["create", "--output=json", &path]).await;
+        let said = self
+            .cluster
+            .kubectl(&["create", "--output=jsonpath={.status.allowed}{\"\\n\"}", &path])
+            .await;
         std::fs::remove_file(&file).unwrap();
-        let answer: Value = serde_json::from_str(&said.unwrap_or_else(|e| panic!("{e}"))).unwrap();
-        answer["status"]["allowed"].as_bool().unwrap()
+        let said = said.unwrap_or_else(|e| panic!("{e}"));
+        let answers: Vec<bool> = said
+            .split_whitespace()
+            .map(|word| word.parse().unwrap())
+            .collect();
+        assert_eq!(answers.len(), questions.len(), "{said}");
+        answers
     }
 }
 
@@ -106,41 +120,43 @@ async fn the_operator_of_some_namespaces_can_read_no_secret_elsewhere() {
     let watched = format!("--set=watchNamespaces={{{}}}", shop.name());
     let release = Release::install(&own, &[&watched]).await;
 
-    for (verb, resource, expected) in [
-        ("get", "secrets", true),
-        ("list", "secrets", true),
-        ("create", "secrets", true),
-        ("update", "secrets", false),
-        ("patch", "tidedatabases.pgtide.dev/status", true),
-        ("update", "pipelines.pgtide.dev/finalizers", true),
-        ("delete", "pipelines.pgtide.dev", false),
-        ("create", "deployments.apps", true),
-        ("create", "events.events.k8s.io", true),
-        ("get", "pods", false),
-        ("create", "pods", false),
-        ("create", "roles.rbac.authorization.k8s.io", false),
-        ("create", "leases.coordination.k8s.io", false),
-    ] {
+    let may = [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("create", "secrets"),
+        ("patch", "tidedatabases.pgtide.dev/status"),
+        ("update", "pipelines.pgtide.dev/finalizers"),
+        ("create", "deployments.apps"),
+        ("create", "events.events.k8s.io"),
+    ];
+    let may_not = [
+        ("update", "secrets"),
+        ("delete", "pipelines.pgtide.dev"),
+        ("get", "pods"),
+        ("create", "pods"),
+        ("create", "roles.rbac.authorization.k8s.io"),
+        ("create", "leases.coordination.k8s.io"),
+    ];
+    let all = [&may[..], &may_not].concat();
+    let answers = release.may(shop.name(), &all).await;
+    assert_eq!(
+        answers,
+        [vec![true; may.len()], vec![false; may_not.len()]].concat(),
+        "{all:?}"
+    );
+    for elsewhere in [bank.name(), ""] {
         assert_eq!(
-            release.may(shop.name(), verb, resource).await,
-            expected,
-            "{verb} {resource}"
-        );
-        assert!(
-            !release.may(bank.name(), verb, resource).await,
-            "{verb} {resource} elsewhere"
-        );
-        assert!(
-            !release.may("", verb, resource).await,
-            "{verb} {resource} everywhere"
+            release.may(elsewhere, &all).await,
+            vec![false; all.len()],
+            "{elsewhere}: {all:?}"
         );
     }
-    for verb in ["get", "list", "create"] {
-        assert!(
-            !release.may(own.name(), verb, "secrets").await,
-            "{verb} secrets in its own namespace"
-        );
-    }
+    let secrets = [("get", "secrets"), ("list", "secrets"), ("create", "secrets")];
+    assert_eq!(
+        release.may(own.name(), &secrets).await,
+        [false; 3],
+        "in its own namespace"
+    );
 
     // Not what the API server says it would do, but what it does.
     let user = release.user();
@@ -185,8 +201,10 @@ async fn the_lease_of_leader_election_is_the_only_one_it_may_touch() {
     assert!(refusal.contains("\"another\" is forbidden"), "{refusal}");
 
     // A ClusterRole: everything that it serves, everywhere; and kube-system's UID.
-    assert!(release.may("", "list", "secrets").await);
-    assert!(!release.may("", "get", "pods").await);
+    assert_eq!(
+        release.may("", &[("list", "secrets"), ("get", "pods")]).await,
+        [true, false]
+    );
     cluster
         .kubectl(&["get", "namespace", "kube-system", "--output=name", &user])
         .await

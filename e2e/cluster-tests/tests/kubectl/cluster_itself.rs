@@ -14,9 +14,12 @@ const PROGRAM: &str = "/usr/local/bin/pg-tide";
 async fn the_image_runs_as_nobody_and_writes_nothing() {
     let cluster = Cluster::from_env();
     let namespace = cluster.namespace("image").await;
-    let pod = restricted_pod("version", cluster.image(), PROGRAM, &["--version"]);
-    let said = run_in_pod(&namespace, &pod, true).await;
-    assert_eq!(said.trim(), concat!("pg-tide ", env!("CARGO_PKG_VERSION")));
+    for program in ["pg-tide", "pg-tide-operator"] {
+        let path = format!("/usr/local/bin/{program}");
+        let pod = restricted_pod(program, cluster.image(), &path, &["--version"]);
+        let said = run_in_pod(&namespace, &pod, true).await;
+        assert_eq!(said.trim(), format!("{program} {}", env!("CARGO_PKG_VERSION")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

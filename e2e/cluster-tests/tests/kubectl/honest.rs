@@ -155,3 +155,47 @@ async fn a_missing_topic() {
     scene.ready("pipeline/p").await;
     kafka::await_records(&bed.addresses.kafka, &scene.name, 1, crate::scene::SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_database() {
+    let scene = Scene::begun("stopped_database").await;
+    let host = scene.host();
+    let bed = OwnBed::up("kubectl_database", &["postgres"], &[("TIDE_BED_HOST", &host)]).await;
+    scene.secret("db", &[("uri", &bed.addresses.postgres)]).await;
+    scene
+        .apply(&[crate::scene::outbox("events"), scene.pipeline("p", "events")])
+        .await;
+    scene.ready("pipeline/p").await;
+    let pods = scene.pods().await;
+
+    bed.stop("postgres").await;
+    let message = scene.not_ready("tidedatabase/db", "ConnectionFailed").await;
+    assert!(
+        message.contains(bed.addresses.postgres.rsplit_once('@').unwrap().1),
+        "{message}"
+    );
+    scene.not_ready("pipeline/p", "DatabaseUnavailable").await;
+    scene.not_ready("outbox/events", "ConnectionFailed").await;
+    bed.start("postgres").await;
+    scene.ready("tidedatabase/db").await;
+    scene.ready("pipeline/p").await;
+    scene.ready("outbox/events").await;
+    assert_eq!(pods, scene.pods().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_without_jetstream() {
+    let scene = Scene::begun("no_jetstream").await;
+    let host = scene.host();
+    let settings = [("TIDE_BED_HOST", host.as_str()), ("TIDE_BED_NATS_JETSTREAM", "0")];
+    let bed = OwnBed::up("kubectl_nats", &["nats"], &settings).await;
+    scene.apply(&[crate::scene::outbox("events")]).await;
+    let mut pipeline = scene.pipeline("p", "events");
+    pipeline["spec"]["forward"]["sink"] = json!({"nats": {"url": bed.addresses.nats, "subject": "events"}});
+    scene.apply(&[pipeline]).await;
+    scene.ready("outbox/events").await;
+    let message = scene
+        .not_ready_within(crate::scene::SOON, "pipeline/p", "DeliveryFailing")
+        .await;
+    assert!(message.contains("JetStream"), "{message}");
+}

@@ -11,5 +11,7 @@ mod deletion;
 mod drift;
 mod honest;
 mod live;
+mod rotation;
 mod scene;
+mod side_by_side;
 mod tutorial;

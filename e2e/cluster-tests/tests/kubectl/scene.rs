@@ -82,9 +82,14 @@ impl Scene {
 
     /// Waits until a resource is not ready for this reason; returns what it says.
     pub async fn not_ready(&self, resource: &str, reason: &str) -> String {
+        self.not_ready_within(HONEST, resource, reason).await
+    }
+
+    /// The same, where relays must begin first.
+    pub async fn not_ready_within(&self, within: Duration, resource: &str, reason: &str) -> String {
         let what = format!("is False because of {reason}");
         self.namespace
-            .await_condition_as(HONEST, resource, "Ready", &what, |c| {
+            .await_condition_as(within, resource, "Ready", &what, |c| {
                 c.status != "True" && c.reason == reason
             })
             .await

@@ -1,5 +1,8 @@
 //! TLS and SASL of Kafka.
 
+// Fields that hold references end in SecretRef, for users and in what is derived.
+#![allow(clippy::struct_field_names)]
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +12,6 @@ use crate::crd::{CaSecretRef, CertificateSecretRef, LoginSecretRef, SecretKeyRef
 /// TLS of connections to Kafka.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_field_names)] // they are what users write
 #[x_kube(validation = (
     "!has(self.keyPasswordSecretRef) || has(self.clientCertSecretRef)",
     "keyPasswordSecretRef is the password of a client certificate's key: set clientCertSecretRef too"

@@ -8,6 +8,7 @@ mod nats;
 mod options;
 mod reverse;
 mod webhook;
+mod webhook_source;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -23,6 +24,7 @@ pub use reverse::{Reverse, Source};
 pub use webhook::{
     WebhookDelivery, WebhookHeader, WebhookHeaderSource, WebhookMethod, WebhookMode, WebhookSink, WebhookTls,
 };
+pub use webhook_source::{WebhookSignature, WebhookSource};
 
 use super::{
     AdoptionPolicy, DatabaseRef, ReclaimPolicy,
@@ -43,7 +45,7 @@ use super::{
     status = "PipelineStatus",
     derive = "PartialEq",
     cel,
-    doc = "A pipeline: forward from an Outbox to Kafka, NATS, an inbox, a webhook or standard output, or reverse from Kafka or NATS to an Inbox. A change takes effect within a second and restarts nothing.",
+    doc = "A pipeline: forward from an Outbox to Kafka, NATS, an inbox, a webhook or standard output, or reverse from Kafka, NATS or webhooks to an Inbox. A change takes effect within a second and restarts nothing.",
     selectable = ".spec.databaseRef.name",
     validation = Rule::new("(has(self.spec.name) ? self.spec.name : self.metadata.name) == (has(oldSelf.spec.name) ? oldSelf.spec.name : oldSelf.metadata.name)")
         .message("name cannot be changed: make a Pipeline with the new name, and delete this one")

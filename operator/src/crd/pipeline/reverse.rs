@@ -3,12 +3,16 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DeadLetter, Filter, KafkaSource, NatsSource, Retry, forward::hundred};
+use super::{DeadLetter, Filter, KafkaSource, NatsSource, Retry, WebhookSource, forward::hundred};
 use crate::crd::{ObjectRef, yes};
 
 /// From a source to an inbox.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "!has(self.source.webhook) || (has(self.source.webhook.signature) && self.source.webhook.signature == 'none') || !has(self.messageIdHeader) && !has(self.dedupKey)",
+    "messageIdHeader and dedupKey have no meaning with signed requests, which their header webhook-id tells apart"
+))]
 pub struct Reverse {
     /// The Inbox to store messages in. It cannot be changed.
     #[x_kube(validation = ("self == oldSelf", "cannot be changed, since the position belongs to the inbox: make a Pipeline for the other Inbox"))]
@@ -41,7 +45,7 @@ pub struct Reverse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// Header whose value is the message's id; without it Nats-Msg-Id, the
-    /// id of CloudEvents, or tide-id.
+    /// id of CloudEvents, or tide-id. Signed webhooks have webhook-id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub message_id_header: Option<String>,
@@ -59,9 +63,12 @@ const fn three() -> i32 {
 /// Where messages come from.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.kafka) || has(self.nats)", "set one of kafka, nats"))]
 #[x_kube(validation = (
-    "[has(self.kafka), has(self.nats)].filter(s, s).size() <= 1",
+    "has(self.kafka) || has(self.nats) || has(self.webhook)",
+    "set one of kafka, nats, webhook"
+))]
+#[x_kube(validation = (
+    "[has(self.kafka), has(self.nats), has(self.webhook)].filter(s, s).size() <= 1",
     "has more than one source: make a Pipeline for each; they may store into the same Inbox"
 ))]
 pub struct Source {
@@ -71,4 +78,8 @@ pub struct Source {
     /// A subject of NATS: a stream of JetStream, or a plain subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<NatsSource>,
+    /// Requests of others. The relay group of the TideDatabase needs webhook,
+    /// which opens the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookSource>,
 }

@@ -189,13 +189,14 @@ fn render_sink(sink: &Sink, config: &mut Config) -> (&'static str, String) {
 
 /// The connector, and where it reads from.
 fn render_source(source: &Source, config: &mut Config) -> (&'static str, String) {
-    match (&source.kafka, &source.nats) {
-        (Some(kafka), None) => ("kafka", kafka::source(kafka, config)),
-        (None, Some(nats)) => ("nats", nats::source(nats, config)),
+    match (&source.kafka, &source.nats, &source.webhook) {
+        (Some(kafka), None, None) => ("kafka", kafka::source(kafka, config)),
+        (None, Some(nats), None) => ("nats", nats::source(nats, config)),
+        (None, None, Some(webhook)) => ("webhook", others::webhook_source(webhook, config)),
         _ => {
             config
                 .errors
-                .push("spec.reverse.source: set exactly one of kafka, nats".into());
+                .push("spec.reverse.source: set exactly one of kafka, nats, webhook".into());
             ("", String::new())
         }
     }

@@ -1,9 +1,9 @@
-//! Options of inboxes, webhooks and standard output as sinks.
+//! Options of inboxes, webhooks and standard output.
 
 use serde_json::{Map, Value};
 
 use super::config::Config;
-use crate::crd::{InboxSink, StdoutSink, WebhookSink};
+use crate::crd::{InboxSink, StdoutSink, WebhookSink, WebhookSource};
 
 pub(super) fn inbox(sink: &InboxSink, config: &mut Config) -> String {
     config.set("inbox", &sink.inbox);
@@ -49,6 +49,23 @@ pub(super) fn webhook(sink: &WebhookSink, config: &mut Config) -> String {
     }
     config.option("delivery", sink.delivery.as_ref());
     sink.url.as_deref().map(host).unwrap_or_default().to_owned()
+}
+
+pub(super) fn webhook_source(source: &WebhookSource, config: &mut Config) -> String {
+    config.option("signature", source.signature.as_ref());
+    if !source.signing_secret_refs.is_empty() {
+        let keys: Vec<String> = source
+            .signing_secret_refs
+            .iter()
+            .map(|key| config.reference(key.clone()))
+            .collect();
+        config.set("signing_secret", keys);
+    }
+    config.option("tolerance", source.tolerance.as_ref());
+    config.option("max_body_bytes", source.max_body_bytes.as_ref());
+    config.option("max_in_flight", source.max_in_flight.as_ref());
+    config.option("timeout", source.timeout.as_ref());
+    String::new()
 }
 
 /// Host and port of a URL: its path may be long, or private.

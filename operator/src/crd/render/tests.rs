@@ -189,6 +189,6 @@ fn neither_direction_and_no_sink_are_errors_and_not_panics() {
     );
     assert_eq!(
         render(&with_spec("reverse: {inboxRef: {name: o}, source: {}}")).unwrap_err(),
-        ["spec.reverse.source: set exactly one of kafka, nats"]
+        ["spec.reverse.source: set exactly one of kafka, nats, webhook"]
     );
 }

@@ -13,7 +13,7 @@ const RIGHT: &str = include_str!("../../../../tests/manifests/right.yaml");
 
 /// Options that have no field of their name: where their field is, or why
 /// there is none.
-const ELSEWHERE: [(&str, &str); 20] = [
+const ELSEWHERE: &[(&str, &str)] = &[
     // Follows from tls and sasl.
     ("security_protocol", ""),
     ("tls_ca", "tls.caSecretRef"),
@@ -30,10 +30,6 @@ const ELSEWHERE: [(&str, &str); 20] = [
     ("sasl_oauth_client_id", "sasl.oauth.clientId"),
     ("sasl_oauth_client_secret", "sasl.oauth.clientSecretRef"),
     ("sasl_oauth_scope", "sasl.oauth.scope"),
-    ("credentials", "credentialsSecretRef"),
-    ("token", "tokenSecretRef"),
-    ("nkey", "nkeySecretRef"),
-    ("signing_secret", "signingSecretRef"),
     ("nats/user", "login.username"),
     ("nats/password", "login.secretRef"),
 ];
@@ -130,7 +126,11 @@ fn field(pipelines: &Value, option: &ConnectorOption) -> Option<Field> {
     let name = match elsewhere {
         Some((_, "")) => return None,
         Some((_, name)) => (*name).to_owned(),
-        None if option.kind == "secret" => format!("{}SecretRef", camel_case(&option.key)),
+        None if option.kind == "secret_list" => format!("{}Refs", camel_case(&option.key)),
+        None if option.kind == "secret" => {
+            let stem = option.key.strip_suffix("_secret").unwrap_or(&option.key);
+            format!("{}SecretRef", camel_case(stem))
+        }
         None if (option.direction.as_str(), own.as_str()) == ("reverse", "kafka/topic") => "topics".into(),
         None => camel_case(&option.key),
     };
@@ -208,6 +208,7 @@ fn fields_have_the_limits_of_their_options() {
             // Headers of a webhook may come from Secrets, so they are a list.
             "object" if schema["type"] == "array" => assert_eq!(option.key, "headers", "{path}"),
             "boolean" | "integer" | "object" => assert_eq!(schema["type"], option.kind, "{path}"),
+            "secret_list" => assert_eq!(schema["items"]["type"], "object", "{path}"),
             "text_list" => assert!(schema["type"] == "array" || option.key == "url", "{path}"),
             _ => {}
         }
