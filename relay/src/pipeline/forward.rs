@@ -125,9 +125,10 @@ impl Run<'_> {
         };
         let result = async {
             tokio::select! {
-                prepared = self.prepare(&mut attempt, scan) => prepared?,
+                prepared = self.prepare(&mut attempt, scan, backoff.quiet_time()) => prepared?,
                 () = self.stop.cancelled() => return Ok(Ended::Stopped),
             }
+            backoff.caught_up();
             self.redeliver(&mut attempt).await?;
             if self.stop.is_cancelled() {
                 return Ok(Ended::Stopped);
@@ -198,12 +199,12 @@ impl Run<'_> {
 
     /// Finds what lies beyond the checkpoint, and writes the positions from
     /// which the next owner will have to look, before anything is sent.
-    async fn prepare(&self, a: &mut Attempt, scan: bool) -> Result<(), Failure> {
+    async fn prepare(&self, a: &mut Attempt, scan: bool, quiet: Duration) -> Result<(), Failure> {
         let new = a.sink.new_positions(&a.window.progress().positions).await?;
         a.window.add_positions(&new);
         a.low_water.add_positions(&new);
         if scan {
-            a.landed = a.sink.landed(&a.window.progress().positions).await?;
+            a.landed = a.sink.landed(&a.window.progress().positions, quiet).await?;
             if !a.landed.is_empty() {
                 tracing::info!(
                     pipeline = self.spec.name,
@@ -274,6 +275,7 @@ impl Run<'_> {
                 heard_at = Instant::now();
             } else if heard_at.elapsed() > STALLED {
                 let why = a.sink.why_stalled().await.map(|why| format!(": {why}"));
+                backoff.went_silent();
                 return Err(Failure::transient(format!(
                     "no acknowledgement for {} s with {} messages in flight{}",
                     STALLED.as_secs(),

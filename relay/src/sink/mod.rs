@@ -14,6 +14,7 @@ pub(crate) mod webhook;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Retry, SinkSpec, WebhookUrl};
 use crate::cursor::{Positions, Ticket};
@@ -146,10 +147,16 @@ impl Sink {
         }
     }
 
-    /// The ids of this pipeline that lie in the log from these positions on.
-    pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
+    /// The ids of this pipeline that lie in the log from these positions on,
+    /// once none was added for `quiet`, or for longer where that is usual.
+    pub(crate) async fn landed(
+        &mut self,
+        since: &Positions,
+        quiet: Duration,
+    ) -> Result<HashSet<EventId>, Failure> {
         match self {
-            Self::Kafka(s) => s.landed(since).await,
+            Self::Kafka(s) => s.landed(since, quiet).await,
+            // The stream itself refuses what it has, for minutes.
             Self::Nats(s) => s.landed(since).await,
             Self::Inbox(s) => s.landed(since).await,
             Self::Webhook(_) | Self::Stdout(_) => Ok(HashSet::new()),

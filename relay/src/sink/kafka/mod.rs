@@ -149,13 +149,17 @@ impl KafkaSink {
         }
     }
 
-    pub(crate) async fn landed(&mut self, since: &Positions) -> Result<HashSet<EventId>, Failure> {
+    pub(crate) async fn landed(
+        &mut self,
+        since: &Positions,
+        quiet: Duration,
+    ) -> Result<HashSet<EventId>, Failure> {
         if self.spec.delivery == Delivery::AtLeastOnce || self.spec.acks == "0" {
             return Ok(HashSet::new());
         }
         let since = self.still_there(since).await?;
         let (spec, identity) = (self.spec.clone(), self.identity.clone());
-        tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since))
+        tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since, quiet))
             .await
             .map_err(|e| Failure::transient(format!("kafka: {e}")))?
     }

@@ -41,6 +41,7 @@ pub(super) fn read(
     spec: &KafkaSinkSpec,
     identity: &Identity,
     since: &Positions,
+    quiet: Duration,
 ) -> Result<HashSet<EventId>, Failure> {
     let mut topics: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
     for (name, position) in since {
@@ -98,7 +99,11 @@ pub(super) fn read(
             }
         }
     }
-    let settle = if transactional { Duration::ZERO } else { SETTLE };
+    let settle = if transactional {
+        Duration::ZERO
+    } else {
+        SETTLE.max(quiet)
+    };
     for (topic, partitions) in topics {
         read_topic(&consumer, topic, &partitions, identity, settle, &mut landed).map_err(|e| failed(&e))?;
     }
