@@ -10,8 +10,8 @@ use crate::context::Context;
 use crate::crd::{Inbox, InboxStatus, ReclaimPolicy};
 use crate::database::{Problem, View};
 use crate::runtime::conditions::{Finding, Is, conditions};
-use crate::sql::change::{InboxSettings, Managed, ObjectKind, Step};
 use crate::sql::observe::{Catalogue, InboxSeen, Right};
+use crate::sql::step::{InboxSettings, Managed, ObjectKind, Step};
 use crate::status::Difference;
 use crate::store::{self, Keeps};
 

@@ -10,8 +10,8 @@ use crate::context::Context;
 use crate::crd::{Outbox, OutboxStatus, ReclaimPolicy};
 use crate::database::{Problem, View};
 use crate::runtime::conditions::{Finding, Is, conditions};
-use crate::sql::change::{Group, Managed, ObjectKind, OutboxSettings, Step};
 use crate::sql::observe::{Catalogue, OutboxSeen, Right};
+use crate::sql::step::{Group, Managed, ObjectKind, OutboxSettings, Step};
 use crate::status::Difference;
 use crate::store::{self, Keeps};
 

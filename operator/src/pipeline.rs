@@ -10,8 +10,8 @@ use crate::database::{Database, Problem, View};
 use crate::reconcile::Outcome;
 use crate::resources::{Declared, Key};
 use crate::runtime::queue::Next;
-use crate::sql::change::{Direction, Group, Managed, ObjectKind, PipelineSettings, Step};
 use crate::sql::observe::{Catalogue, PipelineSeen};
+use crate::sql::step::{Direction, Group, Managed, ObjectKind, PipelineSettings, Step};
 use crate::store::{self, Applied};
 
 mod status;

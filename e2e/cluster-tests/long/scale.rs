@@ -159,15 +159,17 @@ async fn ready(namespace: &pg_tide_cluster_tests::Namespace, count: usize, withi
     assert!(found.is_some(), "ready within {within:?}: {last} of {count}");
 }
 
-/// The operator's process, as this machine sees it.
+/// The operator's process, as this machine sees it; the newest, since one that
+/// was killed may still be going.
 fn operator_pid() -> u32 {
     std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| {
+        .filter(|pid| {
             std::fs::read_to_string(format!("/proc/{pid}/comm"))
                 .is_ok_and(|name| name.trim() == "pg-tide-operato")
         })
+        .max()
         .expect("no process pg-tide-operator")
 }
 

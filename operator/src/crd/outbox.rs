@@ -59,8 +59,9 @@ pub struct OutboxSpec {
     pub retention: Retention,
     /// Consumer groups. Each has a position of its own in the outbox; a
     /// Pipeline reads as one of them, and takes a group of its own name when
-    /// it names none. A group that is taken out of this list is dropped with
-    /// its position, unless a Pipeline uses it.
+    /// it names none. A group that is taken out of this list stays in the
+    /// database with its position, which keeps messages from being removed,
+    /// until somebody drops it (tide.drop_consumer_group).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

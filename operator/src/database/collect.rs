@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Database, View};
 use crate::context::Context;
 use crate::resources::{Key, Kind};
-use crate::sql::change::{Group, Managed, ObjectKind, Step};
 use crate::sql::observe::{Catalogue, Claim};
+use crate::sql::step::{Group, Managed, ObjectKind, Step};
 
 /// For how long a claim whose resource was never seen is left alone: the
 /// resources of a database may be on their way.

@@ -81,6 +81,21 @@ impl Link {
     }
 }
 
+/// Where relays connect to, without secrets; the same whatever the password is.
+#[must_use]
+pub fn address(files: &Files) -> String {
+    let url = files
+        .iter()
+        .find(|(name, _)| *name == URL_FILE)
+        .map(|(_, url)| url);
+    let url = url.map(|url| String::from_utf8_lossy(url).trim().to_owned());
+    match Database::new(&url.unwrap_or_default()) {
+        Ok(database) => database.at(),
+        // The relay says what is wrong with it.
+        Err(_) => String::new(),
+    }
+}
+
 /// What relays need in their folder.
 ///
 /// # Errors

@@ -21,8 +21,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::resources::Key;
-use crate::sql::change::{self, ChangeError, Done, Step};
+use crate::sql::change::{self, ChangeError, Done};
 use crate::sql::observe::{Amounts, Catalogue, Reports};
+use crate::sql::step::Step;
 use link::Link;
 
 /// Why a database cannot be worked with.

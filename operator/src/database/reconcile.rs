@@ -109,6 +109,7 @@ async fn relays(
         if view.schema.is_none() && deployment.is_none() {
             continue;
         }
+        let address = link::address(&connection);
         let mut files: BTreeMap<String, Vec<u8>> = connection
             .into_iter()
             .map(|(name, content)| (name.to_owned(), content))
@@ -119,6 +120,7 @@ async fn relays(
             namespace,
             spec: &resource.spec,
             group,
+            address,
             owner: owner.clone(),
             image: &context.settings.relay_image,
             image_pull_policy: context.settings.relay_image_pull_policy.as_deref(),

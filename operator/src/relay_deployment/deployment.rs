@@ -7,6 +7,9 @@ use super::{Child, ChildKind, METRICS_PORT, Plan};
 use crate::crd::SECRETS_FOLDER;
 use crate::database::link::{CA_FILE, CERT_FILE, KEY_FILE, URL_FILE, ssl_mode};
 
+/// On the pods: which database they were made for.
+const ADDRESS_ANNOTATION: &str = "pgtide.dev/database-address";
+
 /// User and group of the image.
 const USER: i64 = 65532;
 
@@ -15,6 +18,10 @@ pub(super) fn build(plan: &Plan<'_>) -> Child {
     let mut labels = json!(group.pod_labels);
     // Ours stand above: pods are found by them.
     merge(&mut labels, plan.labels());
+    // A relay takes a new password when it connects, but stays connected to the
+    // database that it has: another one means other pods.
+    let mut annotations = json!(group.pod_annotations);
+    merge(&mut annotations, json!({ADDRESS_ANNOTATION: plan.address}));
     let mut pod = json!({
         "serviceAccountName": plan.name(),
         "automountServiceAccountToken": false,
@@ -55,7 +62,7 @@ pub(super) fn build(plan: &Plan<'_>) -> Child {
                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
                 "revisionHistoryLimit": 3,
                 "template": {
-                    "metadata": {"labels": labels, "annotations": group.pod_annotations},
+                    "metadata": {"labels": labels, "annotations": annotations},
                     "spec": pod,
                 },
             },

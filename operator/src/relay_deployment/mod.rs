@@ -73,6 +73,8 @@ pub struct Plan<'a> {
     pub spec: &'a TideDatabaseSpec,
     /// The group.
     pub group: &'a RelayGroup,
+    /// Where the database is, without secrets.
+    pub address: String,
     /// Owner of everything.
     pub owner: OwnerReference,
     /// Image unless the group names one.

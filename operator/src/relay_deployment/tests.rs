@@ -21,6 +21,7 @@ fn built(spec: Value) -> Vec<Child> {
         namespace: "orders",
         spec: &database.spec,
         group: &database.spec.relay_groups[0],
+        address: "postgres:5432/shop".into(),
         owner: OwnerReference::default(),
         image: "pg-tide:1",
         image_pull_policy: None,

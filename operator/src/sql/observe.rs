@@ -11,7 +11,7 @@ use pg_tide_postgres::Session;
 use serde_json::Value;
 use tokio_postgres::Row;
 
-use super::change::ObjectKind;
+use super::step::ObjectKind;
 
 /// All that is configured in schema `tide`.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,18 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use pg_tide_e2e::{kafka, unique};
-use serde_json::json;
+use pg_tide_e2e::{answer, kafka, unique};
+use serde_json::{Value, json};
 
 use crate::scene::{SOON, Scene};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn topic_batch_size_and_switch() {
-    let scene = Scene::to_kafka("live").await;
-    let pods = scene.pods().await;
-    let other = unique("live_other");
-    let begun = Instant::now();
-    let patch = json!({"spec": {"forward": {"batchSize": 7, "sink": {"kafka": {"topic": other}}}}});
+async fn patch(scene: &Scene, patch: &Value) {
     scene
         .namespace
         .kubectl(&[
@@ -26,44 +20,49 @@ async fn topic_batch_size_and_switch() {
             &patch.to_string(),
         ])
         .await;
-    scene
-        .db
-        .await_text(
-            Duration::from_secs(2),
-            "SELECT batch_size FROM tide.pipeline WHERE name = 'p'",
-            "7",
-        )
-        .await;
-    println!("in SQL after {:?}, kubectl's own time included", begun.elapsed());
-    scene.db.publish_number("events", 1).await;
-    kafka::await_records(&scene.bed.kafka, &other, 1, SOON).await;
+}
 
-    scene
-        .namespace
-        .kubectl(&[
-            "patch",
-            "pipeline",
-            "p",
-            "--type=merge",
-            "--patch",
-            r#"{"spec": {"enabled": false}}"#,
-        ])
-        .await;
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_batch_size_and_switch() {
+    let scene = Scene::to_kafka("live").await;
+    let pods = scene.pods().await;
+    let other = unique("live_other");
+    kafka::create_topic(&scene.bed.kafka, &other, 1, &[]).await;
+
+    // Messages flow all the time; the first one in the other topic shows that
+    // the change is in effect.
+    let begun = Instant::now();
+    patch(
+        &scene,
+        &json!({"spec": {"forward": {"batchSize": 7, "sink": {"kafka": {"topic": other}}}}}),
+    )
+    .await;
+    let mut published = 0;
+    let arrived = answer(SOON, async || {
+        published += 1;
+        scene.db.publish_number("events", published).await;
+        let ends = kafka::end_offsets(&scene.bed.kafka, &other).await;
+        (ends.iter().sum::<i64>() > 0).then(|| begun.elapsed())
+    })
+    .await
+    .expect("nothing came into the other topic");
+    println!("a changed topic was in effect after {arrived:?}");
+    assert!(arrived <= Duration::from_secs(4), "{arrived:?}");
+    assert_eq!(scene.db.text("SELECT batch_size FROM tide.pipeline").await, "7");
+
+    patch(&scene, &json!({"spec": {"enabled": false}})).await;
     scene.not_ready("pipeline/p", "Paused").await;
-    scene.db.publish_number("events", 2).await;
-    scene
-        .namespace
-        .kubectl(&[
-            "patch",
-            "pipeline",
-            "p",
-            "--type=merge",
-            "--patch",
-            r#"{"spec": {"enabled": true}}"#,
-        ])
-        .await;
+    published += 1;
+    scene.db.publish_number("events", published).await;
+    patch(&scene, &json!({"spec": {"enabled": true}})).await;
     scene.ready("pipeline/p").await;
-    let records = kafka::await_records(&scene.bed.kafka, &other, 2, SOON).await;
-    assert_eq!(kafka::values(&records), [1, 2]);
+    scene.db.await_delivered(SOON).await;
+    let mut values = kafka::values(&kafka::records(&scene.bed.kafka, &scene.name).await);
+    values.extend(kafka::values(&kafka::records(&scene.bed.kafka, &other).await));
+    assert_eq!(
+        values,
+        (1..=published).collect::<Vec<i64>>(),
+        "each once and in order"
+    );
     assert_eq!(pods, scene.pods().await, "no pod was restarted");
 }

@@ -135,6 +135,15 @@ impl Scene {
         .await
     }
 
+    /// UID of the one relay pod, once others that were before it are gone.
+    pub async fn only_pod(&self) -> String {
+        pg_tide_e2e::await_condition(SOON, "one relay pod", async || {
+            let pods = self.pods().await;
+            (pods.split_whitespace().count() == 1).then_some(pods)
+        })
+        .await
+    }
+
     /// UIDs of the relay pods.
     pub async fn pods(&self) -> String {
         self.namespace
