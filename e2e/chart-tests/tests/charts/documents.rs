@@ -8,6 +8,7 @@ fn values_that_documents_set_exist() {
     let mut seen = 0;
     for path in [
         "docs/guide/install-kubernetes.md",
+        "docs/guide/tutorial-kubernetes.md",
         "config/README.md",
         "charts/README.md",
         "charts/pg-tide-operator/templates/NOTES.txt",
