@@ -9,7 +9,7 @@ use kube::Resource;
 use crate::context::Context;
 use crate::crd::{Inbox, InboxStatus, ReclaimPolicy};
 use crate::database::{Problem, View};
-use crate::runtime::conditions::{Finding, Is, conditions};
+use crate::runtime::conditions::{Finding, conditions};
 use crate::sql::observe::{Catalogue, InboxSeen, Right};
 use crate::sql::step::{InboxSettings, Managed, ObjectKind, Step};
 use crate::status::Difference;
@@ -152,10 +152,7 @@ fn status(inbox: &Inbox, found: &Result<Arc<View>, Problem>, now: Timestamp) -> 
     let name = inbox.sql_name();
     let ready = match found {
         Ok(_) => Finding::new("Ready", true, "Ready", "messages can be stored and processed"),
-        Err(problem) if problem.reason == "Connecting" => {
-            Finding::new("Ready", Is::Unknown, problem.reason, problem.message.clone())
-        }
-        Err(problem) => Finding::new("Ready", false, problem.reason, problem.message.clone()),
+        Err(problem) => problem.finding("Ready"),
     };
     let view = found.as_ref().ok();
     let seen = view

@@ -9,7 +9,7 @@ use kube::Resource;
 use crate::context::Context;
 use crate::crd::{Outbox, OutboxStatus, ReclaimPolicy};
 use crate::database::{Problem, View};
-use crate::runtime::conditions::{Finding, Is, conditions};
+use crate::runtime::conditions::{Finding, conditions};
 use crate::sql::observe::{Catalogue, OutboxSeen, Right};
 use crate::sql::step::{Group, Managed, ObjectKind, OutboxSettings, Step};
 use crate::status::Difference;
@@ -166,10 +166,7 @@ fn status(outbox: &Outbox, found: &Result<Arc<View>, Problem>, now: Timestamp) -
             "spec.enabled is false: the outbox refuses messages",
         ),
         Ok(_) => Finding::new("Ready", true, "Ready", "messages can be published"),
-        Err(problem) if problem.reason == "Connecting" => {
-            Finding::new("Ready", Is::Unknown, problem.reason, problem.message.clone())
-        }
-        Err(problem) => Finding::new("Ready", false, problem.reason, problem.message.clone()),
+        Err(problem) => problem.finding("Ready"),
     };
     let view = found.as_ref().ok();
     let seen = view

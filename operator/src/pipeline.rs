@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use crate::context::Context;
 use crate::crd::{self, Pipeline, Rendered, SecretKeyRef};
-use crate::database::{Database, Problem, View};
+use crate::database::{Problem, View};
 use crate::reconcile::Outcome;
 use crate::resources::{Declared, Key};
 use crate::runtime::queue::Next;
 use crate::sql::observe::{Catalogue, PipelineSeen};
 use crate::sql::step::{Direction, Group, Managed, ObjectKind, PipelineSettings, Step};
-use crate::store::{self, Applied};
+use crate::store::{self, Settled};
 
 mod status;
 #[cfg(test)]
@@ -47,12 +47,6 @@ pub fn secrets_of(pipeline: &Pipeline) -> impl Iterator<Item = SecretKeyRef> {
         .into_iter()
 }
 
-enum Settled {
-    Changed,
-    As(Arc<View>),
-    Not(Problem, Next),
-}
-
 async fn settle(context: &Arc<Context>, pipeline: &Pipeline) -> Settled {
     let rendered = match crd::render(pipeline) {
         Ok(rendered) => rendered,
@@ -81,30 +75,8 @@ async fn settle(context: &Arc<Context>, pipeline: &Pipeline) -> Settled {
         pipeline.spec.adoption_policy,
     );
     let steps = plan(&wanted, &managed, catalogue);
-    if steps.is_empty() {
-        return Settled::As(view);
-    }
-    apply(context, &database, pipeline, &managed, catalogue, &steps).await
-}
-
-async fn apply(
-    context: &Context,
-    database: &Database,
-    pipeline: &Pipeline,
-    managed: &Managed,
-    catalogue: &Catalogue,
-    steps: &[Step],
-) -> Settled {
-    let claim = catalogue
-        .claims
-        .get(&(ObjectKind::Pipeline, managed.object.clone()));
     let observed = pipeline.status.as_ref().and_then(|s| s.observed_generation);
-    let drift = store::was_settled(pipeline.meta().generation, observed, claim, managed);
-    match store::apply(context, database, pipeline, steps, drift).await {
-        Applied::Done => Settled::Changed,
-        Applied::Stands(problem) => Settled::Not(problem, Next::Await),
-        Applied::Fails(problem) => Settled::Not(problem, Next::Retry),
-    }
+    store::bring_about(context, &database, view, pipeline, &managed, &steps, observed).await
 }
 
 /// Finds what the spec names, in the cluster and in the database.

@@ -126,7 +126,7 @@ pub fn database_of<K: Declared>(
 
 /// What became of steps.
 #[derive(Debug)]
-pub enum Applied {
+enum Applied {
     /// Done; what is seen of it comes with the next look.
     Done,
     /// Not to be done as things are.
@@ -136,7 +136,7 @@ pub enum Applied {
 }
 
 /// Makes the changes, and tells the user what a status cannot.
-pub async fn apply<K: Declared>(
+async fn apply<K: Declared>(
     context: &Context,
     database: &Database,
     resource: &K,
@@ -181,8 +181,7 @@ pub async fn apply<K: Declared>(
 
 /// Whether a resource was as it should be in this generation already, so that
 /// what differs now is drift.
-#[must_use]
-pub fn was_settled(
+fn was_settled(
     generation: Option<i64>,
     observed: Option<i64>,
     claim: Option<&Claim>,
@@ -247,10 +246,39 @@ pub async fn reconcile<K: Keeps>(context: &Context, key: &Key, resource: Option<
     }
 }
 
-enum Settled {
+/// Where a resource stands after what could be done.
+#[derive(Debug)]
+pub enum Settled {
+    /// Changes were made, and are not seen yet.
     Changed,
+    /// All is as it should be, by this view.
     As(Arc<View>),
+    /// Something stands in the way.
     Not(Problem, Next),
+}
+
+/// Makes the changes, if there are any. `observed` is the generation that the
+/// resource's status is about.
+pub async fn bring_about<K: Declared>(
+    context: &Context,
+    database: &Database,
+    view: Arc<View>,
+    resource: &K,
+    managed: &Managed,
+    steps: &[Step],
+    observed: Option<i64>,
+) -> Settled {
+    if steps.is_empty() {
+        return Settled::As(view);
+    }
+    let claims = view.catalogue.as_ref().map(|catalogue| &catalogue.claims);
+    let claim = claims.and_then(|claims| claims.get(&(managed.kind, managed.object.clone())));
+    let drift = was_settled(resource.meta().generation, observed, claim, managed);
+    match apply(context, database, resource, steps, drift).await {
+        Applied::Done => Settled::Changed,
+        Applied::Stands(problem) => Settled::Not(problem, Next::Await),
+        Applied::Fails(problem) => Settled::Not(problem, Next::Retry),
+    }
 }
 
 async fn settle<K: Keeps>(context: &Context, resource: &K, managed: &Managed) -> Settled {
@@ -268,21 +296,8 @@ async fn settle<K: Keeps>(context: &Context, resource: &K, managed: &Managed) ->
         Ok(steps) => steps,
         Err(problem) => return Settled::Not(problem, Next::Await),
     };
-    if steps.is_empty() {
-        return Settled::As(view);
-    }
-    let claim = catalogue.claims.get(&(managed.kind, managed.object.clone()));
-    let drift = was_settled(
-        resource.meta().generation,
-        resource.observed_generation(),
-        claim,
-        managed,
-    );
-    match apply(context, &database, resource, &steps, drift).await {
-        Applied::Done => Settled::Changed,
-        Applied::Stands(problem) => Settled::Not(problem, Next::Await),
-        Applied::Fails(problem) => Settled::Not(problem, Next::Retry),
-    }
+    let observed = resource.observed_generation();
+    bring_about(context, &database, view, resource, managed, &steps, observed).await
 }
 
 async fn finish<K: Keeps>(

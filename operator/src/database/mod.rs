@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::resources::Key;
+use crate::runtime::conditions::{Finding, Is};
 use crate::sql::change::{self, ChangeError, Done};
 use crate::sql::observe::{Amounts, Catalogue, Reports};
 use crate::sql::step::Step;
@@ -42,6 +43,18 @@ impl Problem {
             reason,
             message: message.into(),
         }
+    }
+
+    /// As a condition that does not hold, or of which nothing is known while
+    /// the operator is still connecting.
+    #[must_use]
+    pub fn finding(&self, about: &'static str) -> Finding {
+        let is = if self.reason == "Connecting" {
+            Is::Unknown
+        } else {
+            Is::False
+        };
+        Finding::new(about, is, self.reason, self.message.clone())
     }
 }
 

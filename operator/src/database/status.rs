@@ -96,10 +96,7 @@ fn reachable(view: &View, facts: &Facts) -> Finding {
     let about = "DatabaseReachable";
     match (&view.disconnected, &facts.secret) {
         (Some(_), Some(secret)) => Finding::new(about, false, secret.reason, secret.message.clone()),
-        (Some(problem), None) if problem.reason == "Connecting" => {
-            Finding::new(about, Is::Unknown, problem.reason, problem.message.clone())
-        }
-        (Some(problem), None) => Finding::new(about, false, problem.reason, problem.message.clone()),
+        (Some(problem), None) => problem.finding(about),
         (None, _) => Finding::new(
             about,
             true,
