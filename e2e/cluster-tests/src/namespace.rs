@@ -7,13 +7,15 @@ use pg_tide_e2e::unique;
 use serde_json::{Value, json};
 
 use crate::watch::condition_path;
-use crate::{Cluster, Condition, Refusal};
+use crate::{Cluster, Condition, OPERATOR_NAMESPACE, Refusal};
 
 /// A namespace that enforces the Pod Security level `restricted`.
 #[derive(Debug)]
 pub struct Namespace {
     cluster: Cluster,
     name: String,
+    /// Made by the test, and gone with it.
+    passing: bool,
 }
 
 impl Cluster {
@@ -31,6 +33,7 @@ impl Cluster {
         let namespace = Namespace {
             cluster: self.clone(),
             name,
+            passing: true,
         };
         // Without it, pods are refused.
         namespace
@@ -42,6 +45,15 @@ impl Cluster {
             )
             .await;
         namespace
+    }
+
+    /// The namespace of the operator, which stays.
+    pub fn operator_namespace(&self) -> Namespace {
+        Namespace {
+            cluster: self.clone(),
+            name: OPERATOR_NAMESPACE.to_owned(),
+            passing: false,
+        }
     }
 }
 
@@ -203,6 +215,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.report();
+        }
+        if !self.passing {
+            return;
         }
         // It takes five seconds and more to go.
         match self

@@ -109,37 +109,23 @@ async fn of_two_operators_one_works_and_the_other_takes_over() {
     namespace.apply(&everything(&db, &bed.kafka, &topic)).await;
     all_ready(&namespace).await;
 
-    let holder = [
-        "get",
-        "lease",
-        "pg-tide-operator",
-        "--output=jsonpath={.spec.holderIdentity}",
-        "--namespace",
-        OPERATOR_NAMESPACE,
-    ];
-    let first = cluster.kubectl(&holder).await.unwrap();
-    cluster
-        .kubectl(&[
-            "delete",
-            "pod",
-            &first,
-            "--namespace",
-            OPERATOR_NAMESPACE,
-            "--grace-period=0",
-            "--force",
-        ])
-        .await
-        .unwrap();
+    let (operators, lease) = (cluster.operator_namespace(), "lease/pg-tide-operator");
+    let holder = "{.spec.holderIdentity}";
+    let first = operators.field(lease, holder).await;
+    let pod = format!("pod/{first}");
+    operators
+        .kubectl(&["delete", &pod, "--grace-period=0", "--force"])
+        .await;
+    // The lease lapses after 15 s. Until the kubelet has killed the first one,
+    // it is at work.
+    operators
+        .await_value(SOON, lease, holder, "another one leads", |now| {
+            !now.is_empty() && now != first
+        })
+        .await;
     db.run("SELECT tide.relay_disable('p')").await;
-    // The lease lapses after 15 s; the other one repairs then.
-    db.await_text(
-        Duration::from_secs(40),
-        "SELECT enabled FROM tide.pipeline WHERE name = 'p'",
-        "t",
-    )
-    .await;
-    let second = cluster.kubectl(&holder).await.unwrap();
-    assert_ne!(first, second);
+    db.await_text(SOON, "SELECT enabled FROM tide.pipeline WHERE name = 'p'", "t")
+        .await;
     cluster.install_operator(&["--set=replicas=1"]).await;
 }
 

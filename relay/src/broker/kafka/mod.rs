@@ -104,9 +104,20 @@ pub(crate) fn is_fencing(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Whether a call on a transaction may be made again.
+/// Whether a call may be made again: on a transaction, or on a partition whose
+/// leader is just being elected.
 pub(crate) fn is_retriable(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.is_retriable())
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        _ => matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::OffsetNotAvailable
+            )
+        ),
+    }
 }
 
 /// An error in words. Never shows the value of a setting: it may be a secret.

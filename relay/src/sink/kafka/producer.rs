@@ -20,6 +20,8 @@ use crate::failure::Failure;
 /// failed of.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA_TURN: Duration = Duration::from_millis(500);
+/// Before a broker is asked again that has said "not now".
+const METADATA_PAUSE: Duration = Duration::from_millis(50);
 /// A transaction's beginning or end that takes longer has failed.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -155,7 +157,13 @@ impl Producer {
                 Err(error)
                     if (kafka::is_connection(&error) || kafka::is_retriable(&error))
                         && Instant::now() < deadline
-                        && !self.watch.is_hopeless() => {}
+                        && !self.watch.is_hopeless() =>
+                {
+                    // A leader that was just elected may not know it yet.
+                    if !kafka::is_connection(&error) {
+                        tokio::time::sleep(METADATA_PAUSE).await;
+                    }
+                }
                 Err(error) => return Err(self.explained(what, &error).await),
             }
         }
@@ -208,7 +216,7 @@ impl Producer {
                 }
                 // A topic being created has no leader for a moment.
                 _ if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(METADATA_PAUSE).await;
                 }
                 Some((_, _, Some(RDKafkaErrorCode::LeaderNotAvailable))) => {
                     return Err(unusable("it has no leader: brokers that hold it are away"));
@@ -249,21 +257,17 @@ impl Producer {
 
     /// The ends of partitions of a topic.
     pub(super) async fn ends(&self, topic: &str, partitions: Vec<i32>) -> Result<Positions, Failure> {
-        let (inner, name) = (Arc::clone(&self.inner), topic.to_owned());
-        let result = blocking(move || {
+        let name = topic.to_owned();
+        self.turns("asking for end offsets", METADATA_TIMEOUT, move |inner, _| {
             partitions
-                .into_iter()
+                .iter()
                 .map(|p| {
-                    let (_, end) = inner.client().fetch_watermarks(&name, p, METADATA_TIMEOUT)?;
+                    let (_, end) = inner.client().fetch_watermarks(&name, *p, METADATA_TURN)?;
                     Ok((format!("{name}/{p}"), end))
                 })
-                .collect::<Result<Positions, KafkaError>>()
+                .collect()
         })
-        .await?;
-        match result {
-            Ok(ends) => Ok(ends),
-            Err(error) => Err(self.explained("asking for end offsets", &error).await),
-        }
+        .await
     }
 
     /// Takes the transactional id over: whoever had it can send nothing more,
