@@ -1,5 +1,6 @@
 # Kafka of a bed: one process that is broker and controller (KRaft).
-# TIDE_BED_KAFKA_LISTENERS (NAME://127.0.0.1:PORT, several by commas) are further listeners, advertised as localhost;
+# TIDE_BED_KAFKA_LISTENERS (NAME://127.0.0.1:PORT, several by commas) are further listeners, advertised as localhost
+# or as TIDE_BED_KAFKA_ADVERTISED (NAME://HOST:PORT, several by commas) says;
 # TIDE_BED_KAFKA_PROPERTIES is a file of further properties, TIDE_BED_KAFKA_JAVA further options of java. A bed keeps
 # what its first start was given.
 kafka_start() {
@@ -12,11 +13,14 @@ kafka_start() {
   if [ ! -f "$home/more.properties" ]; then
     cat "${TIDE_BED_KAFKA_PROPERTIES:-/dev/null}" >"$home/more.properties"
     echo "${TIDE_BED_KAFKA_LISTENERS:-}" >"$home/more.listeners"
+    echo "${TIDE_BED_KAFKA_ADVERTISED:-}" >"$home/more.advertised"
     echo "${TIDE_BED_KAFKA_JAVA:-}" >"$home/more.java"
   fi
   more=$(<"$home/more.listeners")
   more=${more:+,$more}
-  advertised=${more//127.0.0.1/localhost}
+  advertised=$(<"$home/more.advertised")
+  advertised=${advertised:+,$advertised}
+  advertised=${advertised:-${more//127.0.0.1/localhost}}
   read -ra java <"$home/more.java" || true
   cat >"$home/server.properties" <<PROPERTIES
 process.roles=broker,controller

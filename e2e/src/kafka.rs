@@ -97,12 +97,15 @@ pub fn stored_batches(bed_state: &Path, topic: &str, partition: i32) -> Vec<Stor
         // (at 43), ..., number of records (at 57).
         while at + 61 <= log.len() && number(at + 8) > 0 {
             let bytes = number(at + 8) as usize + 12;
-            batches.push(StoredBatch {
-                bytes,
-                compression: log[at + 22] & 7,
-                records: number(at + 57),
-                idempotent: number(at + 43) != u32::MAX,
-            });
+            let is_marker = log[at + 22] & 0x20 != 0;
+            if !is_marker {
+                batches.push(StoredBatch {
+                    bytes,
+                    compression: log[at + 22] & 7,
+                    records: number(at + 57),
+                    idempotent: number(at + 43) != u32::MAX,
+                });
+            }
             at += bytes;
         }
     }
@@ -245,7 +248,8 @@ pub async fn records(brokers: &str, topic: &str) -> Vec<Record> {
         .unwrap()
 }
 
-/// Waits until a topic has at least this many records, and returns all.
+/// Waits until a topic has at least this many records, and returns all. Offsets
+/// alone do not tell: markers have some, too.
 pub async fn await_records(brokers: &str, topic: &str, count: usize, within: Duration) -> Vec<Record> {
     let owned = topic.to_owned();
     let reader: std::sync::Arc<BaseConsumer> = consumer(brokers).into();
@@ -258,7 +262,11 @@ pub async fn await_records(brokers: &str, topic: &str, count: usize, within: Dur
         (there.await.unwrap()? >= count).then_some(())
     })
     .await;
-    records(brokers, topic).await
+    await_condition(within, &format!("{count} records in topic {topic}"), async || {
+        let all = records(brokers, topic).await;
+        (all.len() >= count).then_some(all)
+    })
+    .await
 }
 
 /// The next offset of each partition; markers of transactions have offsets,
@@ -296,23 +304,32 @@ fn consumer(brokers: &str) -> BaseConsumer {
         .unwrap()
 }
 
-/// First and next offset of each partition.
+/// First and next offset of each partition; none when there is no such topic.
+/// Asks again while the broker does not answer: that is not the same.
 fn ends(consumer: &BaseConsumer, topic: &str) -> Option<Vec<(i32, i64, i64)>> {
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).ok()?;
-    let found = metadata
-        .topics()
-        .iter()
-        .find(|t| t.name() == topic && t.error().is_none())?;
-    found
-        .partitions()
-        .iter()
-        .map(|p| {
-            consumer
-                .fetch_watermarks(topic, p.id(), TIMEOUT)
-                .ok()
-                .map(|(low, high)| (p.id(), low, high))
-        })
-        .collect()
+    let deadline = Instant::now() + 3 * TIMEOUT;
+    loop {
+        match try_ends(consumer, topic) {
+            Ok(ends) => return ends,
+            Err(error) => assert!(Instant::now() < deadline, "the ends of topic {topic}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+type Ends = Option<Vec<(i32, i64, i64)>>;
+
+fn try_ends(consumer: &BaseConsumer, topic: &str) -> Result<Ends, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    let Some(found) = found.filter(|t| t.error().is_none()) else {
+        return Ok(None);
+    };
+    let ends = found.partitions().iter().map(|p| {
+        let (low, high) = consumer.fetch_watermarks(topic, p.id(), TIMEOUT)?;
+        Ok((p.id(), low, high))
+    });
+    ends.collect::<Result<_, _>>().map(Some)
 }
 
 fn read(brokers: &str, topic: &str) -> Vec<Record> {
