@@ -34,7 +34,7 @@ async fn kafka_may_go_and_come_back() {
     db.publish_number("events", 101).await;
     assert_eq!(db.text(PENDING).await, "1");
     relay.await_healthy(SOON, "p", 0).await;
-    relay.await_log(SOON, &["WARN", "backing off", brokers]).await;
+    relay.await_log(SOON, &["WARN", "delivery failed", brokers]).await;
     assert_eq!(db.text(PENDING).await, "1");
 
     own.start("kafka").await;

@@ -6,16 +6,12 @@
 use std::time::Duration;
 
 use pg_tide_e2e::kafka::{self, values};
-use pg_tide_e2e::{
-    Bed, Database, Load, Relay, Signal, assert_each_once, assert_in_order, await_condition, unique,
-};
+use pg_tide_e2e::{Bed, Database, Load, Relay, assert_each_once, assert_in_order, unique};
 use rdkafka::producer::{BaseRecord, Producer as _};
 
 const SOON: Duration = Duration::from_secs(20);
 const A_WHILE: Duration = Duration::from_mins(1);
 const TRANSACTIONAL: &str = r#"{"delivery": "transactional"}"#;
-const OWNER: &str =
-    "SELECT DISTINCT m.pid FROM tide.relay_pipeline_status s JOIN tide.relay_member m ON m.name = s.owner";
 
 /// A database with the outbox `events` and the pipeline `p` to a topic of its
 /// own.
@@ -43,10 +39,6 @@ async fn transactional_id(db: &Database) -> String {
     let query =
         "SELECT 'pg-tide-' || system_identifier || '-' || current_database() || '-p' FROM tide._cluster()";
     db.text(query).await
-}
-
-async fn await_owner(db: &Database) -> u32 {
-    await_condition(SOON, "an owner", async || db.text(OWNER).await.parse().ok()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,33 +72,6 @@ async fn killed_owners_leave_nothing_doubled() {
     }
     let _relay = Relay::start(&db).await;
     load.await_more(300).await;
-    let last = load.end().await;
-    assert_all(&bed, &db, &topic, last).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_owner_that_wakes_up_doubles_nothing() {
-    let (bed, db, topic) = scene("tx_frozen").await;
-    let load = Load::start(&db).await;
-    let (a, b) = (Relay::start(&db).await, Relay::start(&db).await);
-    for _ in 0..3 {
-        let pid = await_owner(&db).await;
-        let (owner, other) = if pid == a.pid() { (&a, &b) } else { (&b, &a) };
-        load.await_more(200).await;
-        owner.signal(Signal::Stop);
-        // As the server does with the session of a host that vanished.
-        db.run(&format!(
-            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN tide.relay_member m ON m.pid = {pid}
-              WHERE l.locktype = 'advisory' AND l.classid = 1953064045 AND l.objid = m.member_id
-                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ))
-        .await;
-        db.await_text(SOON, OWNER, &other.pid().to_string()).await;
-        other.await_healthy(SOON, "p", 1).await;
-        load.await_more(200).await;
-        owner.signal(Signal::Continue);
-        load.await_more(200).await;
-    }
     let last = load.end().await;
     assert_all(&bed, &db, &topic, last).await;
 }

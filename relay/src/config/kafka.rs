@@ -27,7 +27,8 @@ pub(crate) struct KafkaSinkSpec {
     /// As librdkafka takes it: `all`, `1` or `0`.
     pub(crate) acks: &'static str,
     pub(crate) compression: &'static str,
-    pub(crate) linger: Duration,
+    /// None: as the producer thinks best.
+    pub(crate) linger: Option<Duration>,
     pub(crate) batch_bytes: u64,
     pub(crate) delivery: Delivery,
 }
@@ -139,9 +140,7 @@ impl KafkaSinkSpec {
                     &["none", "gzip", "snappy", "lz4", "zstd"].map(|name| (name, name)),
                 )?
                 .unwrap_or("none"),
-            linger: options
-                .millis("linger_ms", 0..=10_000)?
-                .unwrap_or(Duration::from_millis(1)),
+            linger: options.millis("linger_ms", 0..=10_000)?,
             batch_bytes: options
                 .number("batch_bytes", 1_024..=100_000_000)?
                 .unwrap_or(1_000_000),
@@ -166,6 +165,17 @@ impl KafkaSinkSpec {
             });
         }
         Ok(spec)
+    }
+}
+
+impl KafkaSinkSpec {
+    /// Whether the relay's own producer does all that is asked for. Where it
+    /// does not, librdkafka sends, whose earlier owners cannot be shut out.
+    pub(crate) fn may_be_fenced(&self) -> bool {
+        self.delivery == Delivery::ExactlyOnce
+            && self.acks == "all"
+            && self.connection.librdkafka.is_empty()
+            && self.connection.security.key_password.is_none()
     }
 }
 

@@ -73,7 +73,7 @@ impl<'a> Headers<'a> {
             .and_then(|(_, v)| v.as_deref())
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
         self.0.iter().map(|(n, v)| (n.as_ref(), v.as_deref()))
     }
 

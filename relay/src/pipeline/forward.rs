@@ -21,7 +21,7 @@ use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
 use crate::encode::{Encoder, EventId, Row};
 use crate::failure::Failure;
-use crate::sink::{News, Opening, Outcome, Settled, Sink};
+use crate::sink::{News, Opening, Outcome, Settled, Sink, Stall};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
 
@@ -274,14 +274,22 @@ impl Run<'_> {
             if a.window.is_empty() {
                 heard_at = Instant::now();
             } else if heard_at.elapsed() > STALLED {
-                let why = a.sink.why_stalled().await.map(|why| format!(": {why}"));
-                backoff.went_silent();
-                return Err(Failure::transient(format!(
-                    "no acknowledgement for {} s with {} messages in flight{}",
+                let stall = a.sink.stalled().await;
+                let why = match &stall {
+                    Stall::Waiting(why) | Stall::Over(why) if !why.is_empty() => format!(": {why}"),
+                    _ => String::new(),
+                };
+                let message = format!(
+                    "no acknowledgement for {} s with {} messages in flight{why}",
                     STALLED.as_secs(),
                     a.window.len(),
-                    why.unwrap_or_default()
-                )));
+                );
+                if let Stall::Over(_) = stall {
+                    backoff.went_silent();
+                    return Err(Failure::transient(message));
+                }
+                heard_at = Instant::now();
+                self.tell(Some(News::Trouble(message)));
             }
             self.advance(a, backoff);
             let can_go_on = match &mut current {

@@ -53,6 +53,15 @@ pub(crate) enum News {
     Recovered,
 }
 
+/// Why nothing is acknowledged, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stall {
+    /// The sink does all that can be done itself, and better than a new one.
+    Waiting(String),
+    /// Nothing more is to be expected of it.
+    Over(String),
+}
+
 /// What a sink is opened with beside its own options.
 pub(crate) struct Opening<'a> {
     pub(crate) identity: &'a Identity,
@@ -211,15 +220,17 @@ impl Sink {
     pub(crate) fn news(&mut self) -> Option<News> {
         match self {
             Self::Webhook(s) => s.news(),
-            _ => None,
+            Self::Kafka(s) => s.news(),
+            Self::Nats(_) | Self::Inbox(_) | Self::Stdout(_) => None,
         }
     }
 
-    /// Why nothing is acknowledged, where the sink can tell.
-    pub(crate) async fn why_stalled(&mut self) -> Option<String> {
+    /// Why nothing is acknowledged, where the sink can tell, and whether to
+    /// wait on.
+    pub(crate) async fn stalled(&mut self) -> Stall {
         match self {
-            Self::Kafka(sink) => Some(sink.why_stalled().await).filter(|why| !why.is_empty()),
-            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => None,
+            Self::Kafka(sink) => sink.stalled().await,
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => Stall::Over(String::new()),
         }
     }
 

@@ -44,6 +44,11 @@ impl Watch {
         }))
     }
 
+    /// The options that it watches over.
+    pub(crate) fn connection(&self) -> &KafkaConnection {
+        &self.0.connection
+    }
+
     /// A line of the library's log.
     pub(crate) fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Troubles come back as errors of the pipeline; the library's own

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -17,6 +18,8 @@ use crate::failure::Failure;
 
 /// Longer than the pipeline waits for an acknowledgement.
 const TRANSACTION_TIMEOUT_MS: &str = "15000";
+
+const LINGER: Duration = Duration::from_millis(1);
 
 /// A delivery report: partition and offset, or the error.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(super) enum Trouble {
     NoBroker(String),
     /// For good; the library itself knows why.
     GaveUp,
+    /// Another owner has shut this one out.
+    Fenced,
 }
 
 /// Which brokers are away. librdkafka tells when one goes, not when it is
@@ -95,12 +100,38 @@ impl Reports {
     }
 
     pub(super) fn give_up(&self) {
-        *self.0.trouble.lock() = Some(Trouble::GaveUp);
+        self.end(Trouble::GaveUp);
+    }
+
+    pub(super) fn end(&self, trouble: Trouble) {
+        *self.0.trouble.lock() = Some(trouble);
+        self.0.news.notify_one();
+    }
+
+    /// More of them at once.
+    pub(super) fn add(&self, more: impl IntoIterator<Item = Delivered>) {
+        self.0.delivered.lock().extend(more);
         self.0.news.notify_one();
     }
 
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.0.trouble.lock().clone()
+    }
+
+    /// A broker has taken messages: those that went are forgotten, as nobody
+    /// tells which of them are back.
+    pub(super) fn acknowledged(&self) {
+        self.0.brokers.lock().down.clear();
+    }
+
+    /// Takes the word that no broker can be reached: the library goes on trying
+    /// and will say so again.
+    pub(super) fn take_no_broker(&self) -> Option<String> {
+        let mut trouble = self.0.trouble.lock();
+        match trouble.take_if(|trouble| matches!(trouble, Trouble::NoBroker(_))) {
+            Some(Trouble::NoBroker(reason)) => Some(reason),
+            _ => None,
+        }
     }
 }
 
@@ -182,7 +213,7 @@ pub(super) fn producer(
         .set("enable.idempotence", if idempotent { "true" } else { "false" })
         .set("enable.gapless.guarantee", if gapless { "true" } else { "false" })
         .set("compression.type", spec.compression)
-        .set("linger.ms", spec.linger.as_millis().to_string())
+        .set("linger.ms", spec.linger.unwrap_or(LINGER).as_millis().to_string())
         .set("batch.size", spec.batch_bytes.to_string())
         .set("batch.num.messages", "10000")
         // The window bounds what is queued; the library's limits lie above.

@@ -2,6 +2,7 @@
 //! the offsets.
 
 mod client;
+mod fenced;
 mod producer;
 mod tail;
 mod topics;
@@ -14,12 +15,14 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
+use tokio::time::Instant;
 
 use self::client::Delivered;
+use self::fenced::{FencedProducer, NoFence, To};
 use self::producer::Producer;
 use self::topics::{TOPIC_BITS, Topic, Topics};
 use self::transaction::Transaction;
-use super::{Outcome, Settled};
+use super::{News, Outcome, Settled, Stall};
 use crate::broker::kafka;
 use crate::config::{Delivery, KafkaSinkSpec};
 use crate::cursor::{Positions, Ticket};
@@ -30,15 +33,29 @@ use crate::failure::Failure;
 /// the same, it is asked again every millisecond, so often.
 const QUEUE_FULL_TRIES: u32 = 5_000;
 
+/// Brokers end a connection on which a request of more than 100 MiB comes
+/// (`socket.request.max.bytes`), and would do so again and again.
+const LARGEST: usize = 64 << 20;
+
+/// The same trouble is told again after so long.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// See the module's description.
 pub(crate) struct KafkaSink {
     spec: KafkaSinkSpec,
     identity: Identity,
     producer: Producer,
+    /// What sends, unless the options or the brokers leave it to the library.
+    fenced: Option<FencedProducer>,
     topics: Topics,
     /// With `delivery: transactional`.
     transaction: Option<Transaction>,
     incoming: Vec<Delivered>,
+    /// Sent and not reported.
+    in_flight: usize,
+    /// What was told of the broker being away, and when.
+    told: Option<(String, Instant)>,
+    news: Option<News>,
 }
 
 impl KafkaSink {
@@ -51,14 +68,23 @@ impl KafkaSink {
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
         let transactional = spec.delivery == Delivery::Transactional;
-        let id = transactional.then(|| format!("pg-tide-{origin}-{}", identity.pipeline));
+        let id = format!("pg-tide-{origin}-{}", identity.pipeline);
+        let producer = Producer::new(spec, max_in_flight, transactional.then_some(&id))?;
+        let fenced = spec.may_be_fenced().then(|| {
+            let (watch, reports) = (producer.watch.clone(), producer.reports.clone());
+            FencedProducer::new(spec, id, watch, producer.bootstrap(), reports)
+        });
         let mut sink = Self {
             spec: spec.clone(),
             identity: identity.clone(),
-            producer: Producer::new(spec, max_in_flight, id.as_deref())?,
+            producer,
+            fenced,
             topics: Topics::default(),
             transaction: transactional.then(Transaction::default),
             incoming: Vec::new(),
+            in_flight: 0,
+            told: None,
+            news: None,
         };
         match sink.start().await {
             Ok(()) => Ok(sink),
@@ -126,11 +152,45 @@ impl KafkaSink {
                 self.add_topic(&topic).await?;
             }
         }
+        self.fence(0).await?;
         let mut new = Positions::new();
         for topic in self.topics.iter() {
             new.extend(self.ends(topic, known).await?);
         }
         Ok(new)
+    }
+
+    /// Shuts earlier owners out of the topics from this number on. Where the
+    /// brokers do not allow that, the library sends, and the end of the log has
+    /// to be watched for what comes late.
+    async fn fence(&mut self, from: usize) -> Result<(), Failure> {
+        let Some(fenced) = &mut self.fenced else {
+            return Ok(());
+        };
+        let topics: Vec<(&str, i32)> = self
+            .topics
+            .iter()
+            .skip(from)
+            .map(|t| (t.name.as_str(), t.partitions))
+            .collect();
+        if topics.is_empty() {
+            return Ok(());
+        }
+        match fenced.fence(&topics).await {
+            Ok(()) => Ok(()),
+            Err(NoFence::Fenced) => Err(self.producer.fenced()),
+            Err(NoFence::Denied(reason)) if from == 0 => {
+                tracing::warn!(
+                    pipeline = self.identity.pipeline,
+                    "the brokers cannot be made to refuse what an earlier owner sends late: {reason}; see docs/guide/security-kafka.md"
+                );
+                self.fenced = None;
+                Ok(())
+            }
+            Err(NoFence::Denied(reason) | NoFence::NoCoordinator(reason) | NoFence::Failed(reason)) => {
+                Err(self.producer.said(&reason))
+            }
+        }
     }
 
     pub(crate) fn is_open(&self, destination: &str) -> bool {
@@ -143,6 +203,7 @@ impl KafkaSink {
         known: &Positions,
     ) -> Result<Positions, Failure> {
         self.add_topic(destination).await?;
+        self.fence(self.topics.iter().count() - 1).await?;
         match self.topics.last() {
             Some(topic) => self.ends(topic, known).await,
             None => Ok(Positions::new()),
@@ -158,8 +219,13 @@ impl KafkaSink {
             return Ok(HashSet::new());
         }
         let since = self.still_there(since).await?;
+        let settle = match (&self.transaction, &self.fenced) {
+            (None, None) => tail::SETTLE.max(quiet),
+            // Nothing of anybody else comes any more.
+            _ => Duration::ZERO,
+        };
         let (spec, identity) = (self.spec.clone(), self.identity.clone());
-        tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since, quiet))
+        tokio::task::spawn_blocking(move || tail::read(&spec, &identity, &since, settle))
             .await
             .map_err(|e| Failure::transient(format!("kafka: {e}")))?
     }
@@ -207,10 +273,25 @@ impl KafkaSink {
             )));
         };
         let opaque = usize::try_from(ticket).unwrap_or(usize::MAX) << TOPIC_BITS | topic;
+        let redelivery = event.redelivery.map(|r| r.to_string());
+        if let Some(fenced) = &mut self.fenced {
+            if event.payload.len() > LARGEST {
+                return Ok(Some(kafka::describe_code(RDKafkaErrorCode::MessageSizeTooLarge)));
+            }
+            let to = To {
+                topic,
+                partitions: self.topics.of(topic).partitions,
+                partition: self.spec.partition,
+            };
+            let headers = headers(&self.identity, event, redelivery.as_deref());
+            fenced.send(to, event.key, event.payload, headers, opaque);
+            self.in_flight += 1;
+            return Ok(None);
+        }
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(event.destination, opaque)
                 .payload(event.payload.as_ref())
-                .headers(self.headers(event));
+                .headers(owned(headers(&self.identity, event, redelivery.as_deref())));
         if let Some(key) = event.key {
             record = record.key(key);
         }
@@ -220,6 +301,7 @@ impl KafkaSink {
         for _ in 0..QUEUE_FULL_TRIES {
             match self.producer.inner.send(record) {
                 Ok(()) => {
+                    self.in_flight += 1;
                     if let Some(transaction) = &mut self.transaction {
                         transaction.sent();
                     }
@@ -247,33 +329,6 @@ impl KafkaSink {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Err(self.producer.said("the producer's queue stays full"))
-    }
-
-    fn headers(&self, event: &Event<'_>) -> OwnedHeaders {
-        let mut headers = OwnedHeaders::new_with_capacity(event.headers.len() + 3);
-        for (name, value) in event.headers.iter() {
-            headers = headers.insert(Header { key: name, value });
-        }
-        headers = headers
-            .insert(Header {
-                key: added::ID,
-                value: Some(event.tide_id),
-            })
-            .insert(Header {
-                key: added::OUTBOX,
-                value: Some(self.identity.outbox.as_str()),
-            })
-            .insert(Header {
-                key: added::PIPELINE,
-                value: Some(self.identity.pipeline.as_str()),
-            });
-        if let Some(redelivery) = event.redelivery {
-            headers = headers.insert(Header {
-                key: added::REDELIVERY,
-                value: Some(redelivery.to_string().as_str()),
-            });
-        }
-        headers
     }
 
     /// Cancel-safe: nothing is taken from where it is kept before an await.
@@ -307,7 +362,9 @@ impl KafkaSink {
     fn take_reports(&mut self, out: &mut Vec<Settled>) -> Result<(), Failure> {
         let mut failure = None;
         let mut refused = false;
+        let before = out.len();
         let mut incoming = std::mem::take(&mut self.incoming);
+        self.in_flight = self.in_flight.saturating_sub(incoming.len());
         for delivered in incoming.drain(..) {
             let outcome = self.outcome(&delivered).map(|outcome| Settled {
                 ticket: (delivered.opaque >> TOPIC_BITS) as Ticket,
@@ -326,14 +383,48 @@ impl KafkaSink {
             }
         }
         self.incoming = incoming;
+        if out.len() > before {
+            self.producer.reports.acknowledged();
+            if self.told.take().is_some() {
+                self.news = Some(News::Recovered);
+            }
+        }
         // What was refused for good explains whatever else failed.
         if refused {
+            return Ok(());
+        }
+        if failure.is_none()
+            && self.keeps_what_is_in_flight()
+            && let Some(failure) = self.producer.no_broker()
+        {
+            self.tell(failure.message);
             return Ok(());
         }
         match self.producer.trouble().or(failure) {
             Some(failure) => Err(failure),
             None => Ok(()),
         }
+    }
+
+    /// Whether the fate of messages is left to the producer, however long the
+    /// broker is away: it sends them again under their numbers, and the broker
+    /// knows those it has. Under another producer's numbers it would not, should
+    /// the first request only be late.
+    fn keeps_what_is_in_flight(&self) -> bool {
+        self.in_flight > 0 && self.fenced.is_some()
+    }
+
+    /// The library complains each time that it fails to connect.
+    fn tell(&mut self, trouble: String) {
+        let is_known = |(told, at): &(String, Instant)| *told == trouble && at.elapsed() < TELL_AGAIN;
+        if !self.told.as_ref().is_some_and(is_known) {
+            self.told = Some((trouble.clone(), Instant::now()));
+            self.news = Some(News::Trouble(trouble));
+        }
+    }
+
+    pub(crate) fn news(&mut self) -> Option<News> {
+        self.news.take()
     }
 
     fn outcome(&self, delivered: &Delivered) -> Result<Outcome, Failure> {
@@ -360,12 +451,17 @@ impl KafkaSink {
         }
     }
 
-    /// Why nothing is acknowledged.
-    pub(crate) async fn why_stalled(&mut self) -> String {
-        match self.topics.last() {
-            Some(topic) => self.producer.why_stalled(&topic.name).await,
-            None => String::new(),
+    /// Why nothing is acknowledged, and whether that may pass.
+    pub(crate) async fn stalled(&mut self) -> Stall {
+        let Some(topic) = self.topics.last() else {
+            return Stall::Over(String::new());
+        };
+        let (reason, is_there) = self.producer.why_stalled(&topic.name).await;
+        if is_there && self.keeps_what_is_in_flight() {
+            self.told = Some((reason.clone(), Instant::now()));
+            return Stall::Waiting(reason);
         }
+        Stall::Over(reason)
     }
 
     pub(crate) fn stream_name(&self, stream: u32) -> Arc<str> {
@@ -376,4 +472,31 @@ impl KafkaSink {
         let in_transaction = self.transaction.as_ref().is_some_and(|t| !t.is_empty());
         self.producer.close(in_transaction).await;
     }
+}
+
+/// A message's own headers and those that pg-tide adds.
+fn headers<'a>(
+    identity: &'a Identity,
+    event: &'a Event<'_>,
+    redelivery: Option<&'a str>,
+) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone {
+    let added = [
+        (added::ID, Some(event.tide_id)),
+        (added::OUTBOX, Some(identity.outbox.as_str())),
+        (added::PIPELINE, Some(identity.pipeline.as_str())),
+    ];
+    let redelivery = redelivery.map(|text| (added::REDELIVERY, Some(text)));
+    event
+        .headers
+        .iter()
+        .chain(added)
+        .chain(redelivery)
+        .map(|(name, value)| (name, value.map(str::as_bytes)))
+}
+
+/// For the library.
+fn owned<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> OwnedHeaders {
+    headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+        all.insert(Header { key, value })
+    })
 }

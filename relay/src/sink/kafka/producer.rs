@@ -42,7 +42,7 @@ pub(super) struct Producer {
     patience: Duration,
     pub(super) inner: Arc<Inner>,
     pub(super) reports: Reports,
-    watch: Watch,
+    pub(super) watch: Watch,
     stop: Arc<AtomicBool>,
 }
 
@@ -113,7 +113,7 @@ impl Producer {
         }
     }
 
-    fn fenced(&self) -> Failure {
+    pub(super) fn fenced(&self) -> Failure {
         Failure::lost(format!(
             "kafka {}: another owner of the pipeline has begun to send; the broker takes nothing more from this one",
             self.brokers
@@ -131,12 +131,25 @@ impl Producer {
             });
         }
         Some(match self.reports.trouble()? {
-            Trouble::NoBroker(reason) => {
-                let reason = self.watch.reason().unwrap_or(reason);
-                self.said(&format!("no broker can be reached: {reason}"))
-            }
+            Trouble::NoBroker(reason) => self.unreachable(reason),
             Trouble::GaveUp => self.said("the producer gave up"),
+            Trouble::Fenced => self.fenced(),
         })
+    }
+
+    /// That no broker can be reached, once each time that the library says so.
+    pub(super) fn no_broker(&self) -> Option<Failure> {
+        if self.inner.client().fatal_error().is_some() {
+            return None;
+        }
+        self.reports
+            .take_no_broker()
+            .map(|reason| self.unreachable(reason))
+    }
+
+    fn unreachable(&self, reason: String) -> Failure {
+        let reason = self.watch.reason().unwrap_or(reason);
+        self.said(&format!("no broker can be reached: {reason}"))
     }
 
     /// Runs a blocking call of the library again until it is through, in short
@@ -188,6 +201,11 @@ impl Producer {
         .await
     }
 
+    /// The addresses that are in the options.
+    pub(super) fn bootstrap(&self) -> Vec<(String, u16)> {
+        self.brokers.split(',').filter_map(address).collect()
+    }
+
     /// Makes sure that the brokers answer.
     pub(super) async fn connect(&self) -> Result<(), Failure> {
         self.metadata(None).await.map(drop)
@@ -231,8 +249,8 @@ impl Producer {
     }
 
     /// Why the brokers acknowledge nothing, as far as that can be seen from
-    /// here.
-    pub(super) async fn why_stalled(&self, topic: &str) -> String {
+    /// here, and whether the topic is there, as far as is known.
+    pub(super) async fn why_stalled(&self, topic: &str) -> (String, bool) {
         let (inner, name) = (Arc::clone(&self.inner), topic.to_owned());
         let looked = blocking(move || {
             let metadata = inner.client().fetch_metadata(Some(&name), METADATA_TURN)?;
@@ -242,17 +260,18 @@ impl Producer {
                 .min_by_key(|(_, leader, in_sync, _)| (*leader >= 0, *in_sync)))
         })
         .await;
-        match looked {
+        let reason = match looked {
+            Ok(Ok(None)) => return (format!("topic \"{topic}\" is gone"), false),
             Ok(Ok(Some((id, leader, ..)))) if leader < 0 => {
                 format!("partition {id} of topic \"{topic}\" has no leader: brokers that hold it are away")
             }
             Ok(Ok(Some((id, _, in_sync, replicas)))) => format!(
                 "the brokers answer; perhaps topic \"{topic}\" has fewer in-sync replicas than its min.insync.replicas wants (partition {id}: {in_sync} of {replicas} in sync)"
             ),
-            Ok(Ok(None)) => format!("topic \"{topic}\" is gone"),
             Ok(Err(error)) => self.failure("the brokers do not answer", &error).message,
             Err(failure) => failure.message,
-        }
+        };
+        (reason, true)
     }
 
     /// The ends of partitions of a topic.
@@ -325,6 +344,19 @@ impl Drop for Producer {
         // Nothing more of it is to be sent, however long the thread takes.
         self.inner.purge(PurgeConfig::default().queue().inflight());
     }
+}
+
+/// Of `host:port`, `[host]:port` or either alone.
+fn address(text: &str) -> Option<(String, u16)> {
+    const DEFAULT_PORT: u16 = 9092;
+    let text = text.trim();
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+        _ => (text, DEFAULT_PORT),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
 /// Whether a topic's error may be one of its creation.

@@ -27,7 +27,7 @@ use crate::failure::Failure;
 
 /// How long nothing of ours may have been added. Measured: a broker on the
 /// same machine answers within a few ms also when busy.
-const SETTLE: Duration = Duration::from_millis(150);
+pub(super) const SETTLE: Duration = Duration::from_millis(150);
 /// A broker that does not let us read for so long is not available.
 const STALLED: Duration = Duration::from_secs(10);
 
@@ -36,12 +36,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 type Consumer = BaseConsumer<kafka::Quiet>;
 
-/// Blocking: runs on a thread of its own.
+/// Blocking: runs on a thread of its own. Returns when nothing was added for
+/// `settle`.
 pub(super) fn read(
     spec: &KafkaSinkSpec,
     identity: &Identity,
     since: &Positions,
-    quiet: Duration,
+    settle: Duration,
 ) -> Result<HashSet<EventId>, Failure> {
     let mut topics: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
     for (name, position) in since {
@@ -99,11 +100,6 @@ pub(super) fn read(
             }
         }
     }
-    let settle = if transactional {
-        Duration::ZERO
-    } else {
-        SETTLE.max(quiet)
-    };
     for (topic, partitions) in topics {
         read_topic(&consumer, topic, &partitions, identity, settle, &mut landed).map_err(|e| failed(&e))?;
     }
