@@ -61,6 +61,7 @@ fn settled() -> Catalogue {
             uid: "u".into(),
             reclaim: "Retain".into(),
             rights: BTreeSet::from([right("publish", "app")]),
+            released: false,
         },
     );
     seen
@@ -159,6 +160,24 @@ fn a_resource_that_was_made_again_takes_its_object_back() {
         .unwrap()
         .uid = "before".into();
     assert_eq!(plan(&outbox(spec()), &seen), [Step::Claim(managed())]);
+}
+
+#[test]
+fn what_was_kept_for_a_resource_is_claimed_again_with_the_rights_that_were_given() {
+    let mut seen = settled();
+    let claim = seen.claims.get_mut(&(ObjectKind::Outbox, "orders".into()));
+    claim.unwrap().released = true;
+    assert_eq!(plan(&outbox(spec()), &seen), [Step::Claim(managed())]);
+    let mut without = spec();
+    without["publishers"] = json!([]);
+    assert_eq!(
+        plan(&outbox(without), &seen),
+        [
+            Step::Claim(managed()),
+            Step::Revoke(ObjectKind::Outbox, "orders".into(), right("publish", "app")),
+            Step::RememberRights(managed(), vec![]),
+        ]
+    );
 }
 
 #[test]

@@ -49,7 +49,10 @@ pub fn managed<K: Declared>(
 #[must_use]
 pub fn is_held(claim: Option<&Claim>, managed: &Managed) -> bool {
     claim.is_some_and(|claim| {
-        belongs(claim, managed) && claim.uid == managed.uid && claim.reclaim == managed.reclaim
+        belongs(claim, managed)
+            && !claim.released
+            && claim.uid == managed.uid
+            && claim.reclaim == managed.reclaim
     })
 }
 
@@ -146,7 +149,6 @@ async fn apply<K: Declared>(
     let key = resource.key();
     match database.apply(&key, steps).await {
         Ok(done) => {
-            let adopted = done.claimed == Some(Claimed::Adopted);
             let mut words: Vec<String> = steps
                 .iter()
                 .filter(|step| !matches!(step, Step::Claim(_) | Step::RememberRights(..)))
@@ -164,11 +166,29 @@ async fn apply<K: Declared>(
                     .events
                     .normal(resource, "DriftRepaired", "Repair", words)
                     .await;
-            } else if adopted {
-                let note = format!("what was there was adopted. {words}");
-                context.events.normal(resource, "Adopted", "Adopt", note).await;
-            } else if !words.is_empty() {
-                context.events.normal(resource, "Applied", "Apply", words).await;
+            } else {
+                let (reason, action, note) = match done.claimed {
+                    Some(Claimed::Adopted) => (
+                        "Adopted",
+                        "Adopt",
+                        format!("what was there was adopted. {words}"),
+                    ),
+                    Some(Claimed::Returned) => (
+                        "Returned",
+                        "Adopt",
+                        format!(
+                            "what was kept when the {} of this name was deleted was taken back. {words}",
+                            K::KIND.name()
+                        ),
+                    ),
+                    _ => ("Applied", "Apply", words),
+                };
+                if !note.is_empty() {
+                    context
+                        .events
+                        .normal(resource, reason, action, note.trim_end().to_owned())
+                        .await;
+                }
             }
             Applied::Done
         }

@@ -378,5 +378,7 @@ CREATE TABLE tide.managed_object (
     -- Which roles have which right from this resource: {"publish": ["shop_app"]}.
     roles      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(roles) = 'object'),
     claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Since when its resource is gone and it is kept; the resource may have it back.
+    released_at timestamptz,
     PRIMARY KEY (kind, object)
 );

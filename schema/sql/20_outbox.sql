@@ -112,6 +112,7 @@ BEGIN
             LOCK TABLE ONLY tide.outbox_message IN ACCESS EXCLUSIVE MODE;
             EXECUTE format('DROP TABLE IF EXISTS tide.%I', v_outbox.table_name);
             DELETE FROM tide.outbox o WHERE o.outbox_id = v_outbox.outbox_id;
+            DELETE FROM tide.managed_object m WHERE m.kind = 'outbox' AND m.object = p_name AND m.released_at IS NOT NULL;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
             PERFORM pg_sleep(0.05 * attempt);

@@ -144,6 +144,7 @@ BEGIN
     END IF;
     EXECUTE format('DROP TABLE IF EXISTS tide.%I', v_inbox.table_name);
     DELETE FROM tide.inbox i WHERE i.inbox_id = v_inbox.inbox_id;
+    DELETE FROM tide.managed_object m WHERE m.kind = 'inbox' AND m.object = p_name AND m.released_at IS NOT NULL;
 END $$;
 
 COMMENT ON FUNCTION tide.inbox_drop(text, boolean) IS

@@ -76,7 +76,8 @@ pub struct InboxSpec {
     pub reclaim_policy: ReclaimPolicy,
     /// When the database has an inbox of this name already, which no Inbox
     /// made: Never leaves it alone, and this Inbox is not ready
-    /// (AlreadyExists); Adopt takes it over as it is, with its messages.
+    /// (AlreadyExists); Adopt takes it over as it is, with its messages. One
+    /// that was kept when this Inbox was deleted is taken back in any case.
     #[serde(default)]
     pub adoption_policy: AdoptionPolicy,
 }

@@ -89,7 +89,8 @@ pub struct OutboxSpec {
     pub reclaim_policy: ReclaimPolicy,
     /// When the database has an outbox of this name already, which no Outbox
     /// made: Never leaves it alone, and this Outbox is not ready
-    /// (AlreadyExists); Adopt takes it over as it is, with its messages.
+    /// (AlreadyExists); Adopt takes it over as it is, with its messages. One
+    /// that was kept when this Outbox was deleted is taken back in any case.
     #[serde(default)]
     pub adoption_policy: AdoptionPolicy,
 }

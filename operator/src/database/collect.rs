@@ -11,7 +11,7 @@ use crate::sql::step::{Group, Managed, ObjectKind, Step};
 
 /// For how long a claim whose resource was never seen is left alone: the
 /// resources of a database may be on their way.
-const GRACE: Duration = Duration::from_mins(1);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// The resource of a claim.
 #[must_use]
@@ -46,7 +46,7 @@ pub fn orphans(
     let mut found: Vec<Orphan> = catalogue
         .claims
         .iter()
-        .filter(|(_, claim)| claim.cluster == cluster && claim.namespace == namespace)
+        .filter(|(_, claim)| claim.cluster == cluster && claim.namespace == namespace && !claim.released)
         .filter(|((kind, object), claim)| wants(&resource_of(*kind, claim)).as_ref() != Some(object))
         .map(|((kind, object), claim)| Orphan {
             kind: *kind,
@@ -158,6 +158,7 @@ mod tests {
             uid: "u".into(),
             reclaim: reclaim.into(),
             rights: BTreeSet::new(),
+            released: false,
         }
     }
 
@@ -196,6 +197,9 @@ mod tests {
         let mut foreign = claim("z", "Delete");
         foreign.cluster = "other".into();
         seen.claims.insert((ObjectKind::Inbox, "z".into()), foreign);
+        let mut released = claim("y", "Retain");
+        released.released = true;
+        seen.claims.insert((ObjectKind::Inbox, "y".into()), released);
         let wants = |key: &Key| (key.name == "a").then(|| "a".to_owned());
         let found = orphans(&seen, "c", "shop", wants);
         let names: Vec<&str> = found.iter().map(|o| o.object.as_str()).collect();

@@ -74,6 +74,7 @@ fn settled() -> Catalogue {
         uid: "u".into(),
         reclaim: "Retain".into(),
         rights: std::collections::BTreeSet::new(),
+        released: false,
     };
     seen.claims.insert((ObjectKind::Pipeline, "p".into()), claim);
     seen

@@ -15,6 +15,8 @@ pub enum Claimed {
     New,
     /// This resource had it.
     Held,
+    /// It was kept when a resource of this name was deleted.
+    Returned,
     /// It was there, and nobody's.
     Adopted,
 }
@@ -103,6 +105,7 @@ async fn run(sql: &Transaction<'_>, step: &Step, done: &mut Done) -> Result<(), 
                 .get(0);
             done.claimed = Some(match claimed.as_str() {
                 "new" => Claimed::New,
+                "returned" => Claimed::Returned,
                 "adopted" => Claimed::Adopted,
                 _ => Claimed::Held,
             });

@@ -111,6 +111,8 @@ pub struct Claim {
     pub reclaim: String,
     /// Rights that it gave.
     pub rights: BTreeSet<Right>,
+    /// Whether the resource is gone, and the object is kept for it.
+    pub released: bool,
 }
 
 /// What the relays tell.
@@ -204,7 +206,8 @@ pub async fn catalogue(session: &Session) -> Result<Catalogue, LookError> {
             &[]
         ),
         client.query(
-            "SELECT kind, object, cluster, namespace, resource, uid, reclaim, roles::text FROM tide.managed_object",
+            "SELECT kind, object, cluster, namespace, resource, uid, reclaim, roles::text, released_at IS NOT NULL
+               FROM tide.managed_object",
             &[]
         ),
         client.query(r#"SELECT kind, object, "right", role FROM tide.granted_roles()"#, &[]),
@@ -303,6 +306,7 @@ fn claim(row: &Row) -> Claim {
                 })
             })
             .collect(),
+        released: row.get(8),
     }
 }
 

@@ -122,7 +122,7 @@ pub async fn drop_data<K: Declared>(
         return Farewell::Wait(Problem::new("Connecting", "the database is being connected"));
     };
     let claim = catalogue.claims.get(&(managed.kind, managed.object.clone()));
-    if !claim.is_some_and(|claim| belongs(claim, managed)) {
+    if !claim.is_some_and(|claim| belongs(claim, managed) && !claim.released) {
         // Not ours: nothing to drop.
         return Farewell::Go;
     }

@@ -57,6 +57,10 @@ async fn an_object_belongs_to_one_resource() {
         assert_eq!(session.row(&release("b")).await, "f", "only one's own");
         assert_eq!(session.row(&release("a")).await, "t");
         assert_eq!(session.row(&release("a")).await, "f");
+        // What keeps messages is remembered: nobody's it would be only without the row.
+        session
+            .run("DELETE FROM tide.managed_object WHERE kind <> 'pipeline'")
+            .await;
         session
             .refuses(
                 &own,
@@ -113,6 +117,66 @@ async fn a_resource_that_was_made_again_takes_its_object_back() {
         session.row("SELECT count(*) FROM tide.managed_objects()").await,
         "2"
     );
+}
+
+#[tokio::test]
+async fn what_is_kept_goes_back_to_its_resource_and_to_others_that_adopt_it() {
+    let (_database, session) = Database::installed().await;
+    for kind in ["outbox", "inbox"] {
+        let call = |function: &str, rest: &str| {
+            format!("SELECT tide.{function}('{kind}', 'a', 'c1', 'shop', 'a'{rest})")
+        };
+        let kept = format!("SELECT released_at IS NOT NULL, roles FROM tide.managed_objects() WHERE kind = '{kind}'");
+        let own = claim(kind, "a", "c1", "a", false);
+        assert_eq!(session.row(&own).await, "new");
+        session.run(&format!("SELECT tide.{kind}_create('a')")).await;
+        session
+            .run(&call("object_set_roles", ", '{\"publish\": [\"app\"]}'"))
+            .await;
+        assert_eq!(session.row(&call("object_release", "")).await, "t");
+        assert_eq!(session.row(&call("object_release", "")).await, "f", "it is released");
+        assert_eq!(session.row(&kept).await, "t|{\"publish\": [\"app\"]}");
+
+        for (cluster, resource, of) in [("c1", "b", "this cluster"), ("c2", "a", "another cluster")] {
+            let word = format!("{}{}", kind[..1].to_uppercase(), &kind[1..]);
+            let said = format!("it was kept when {word} \"a\" in namespace \"shop\" of {of} was deleted");
+            session
+                .refuses(
+                    &claim(kind, "a", cluster, resource, false),
+                    "TD010",
+                    &[&said, "adoptionPolicy: Adopt"],
+                )
+                .await;
+        }
+        assert_eq!(session.row(&own).await, "returned");
+        assert_eq!(session.row(&own).await, "held");
+        assert_eq!(session.row(&kept).await, "f|{\"publish\": [\"app\"]}");
+
+        // Another resource adopts it, without the rights that this one gave.
+        session.run(&call("object_release", "")).await;
+        assert_eq!(session.row(&claim(kind, "a", "c2", "b", true)).await, "adopted");
+        assert_eq!(session.row(&kept).await, "f|{}");
+        session
+            .refuses(&own, "TD011", &["is managed by", "of another cluster"])
+            .await;
+
+        // It is forgotten when it is dropped, by function or by hand.
+        let release = format!("SELECT tide.object_release('{kind}', 'a', 'c2', 'shop', 'b')");
+        session.run(&release).await;
+        session.run(&format!("SELECT tide.{kind}_drop('a')")).await;
+        assert_eq!(
+            session.row("SELECT count(*) FROM tide.managed_objects()").await,
+            "0"
+        );
+        assert_eq!(session.row(&own).await, "new");
+        session.run(&format!("SELECT tide.{kind}_create('a')")).await;
+        session.run(&call("object_release", "")).await;
+        session
+            .run(&format!("DROP TABLE tide.a_{kind}; DELETE FROM tide.{kind}"))
+            .await;
+        assert_eq!(session.row(&claim(kind, "a", "c1", "b", false)).await, "new");
+        session.run("DELETE FROM tide.managed_object").await;
+    }
 }
 
 #[tokio::test]

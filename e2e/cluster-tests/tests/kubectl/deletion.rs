@@ -35,28 +35,39 @@ async fn retained_data_stays_and_is_taken_back() {
     scene.ready("outbox/events").await;
     scene.db.publish_number("events", 1).await;
     scene.namespace.kubectl(&["delete", "outbox", "events"]).await;
-    scene
-        .db
-        .await_text(HONEST, "SELECT count(*) FROM tide.managed_object", "0")
-        .await;
+    let released = "SELECT released_at IS NOT NULL FROM tide.managed_object";
+    scene.db.await_text(HONEST, released, "t").await;
+
+    // Another resource has to say that it wants it.
+    let another = |adoption: &str| {
+        resource(
+            "Outbox",
+            "another",
+            &json!({"databaseRef": {"name": "db"}, "name": "events", "adoptionPolicy": adoption}),
+        )
+    };
+    scene.apply(&[another("Never")]).await;
+    let message = scene.not_ready("outbox/another", "AlreadyExists").await;
+    assert!(
+        message.contains("it was kept when Outbox \"events\"") && message.contains("adoptionPolicy"),
+        "{message}"
+    );
+    scene.namespace.kubectl(&["delete", "outbox", "another"]).await;
+
+    // The one that it was kept for need not.
+    scene.apply(&[outbox("events")]).await;
+    scene.ready("outbox/events").await;
+    scene.event("outbox/events", "Returned").await;
     assert_eq!(
         scene.db.text("SELECT count(*) FROM tide.events_outbox").await,
         "1"
     );
 
-    scene.apply(&[outbox("events")]).await;
-    let message = scene.not_ready("outbox/events", "AlreadyExists").await;
-    assert!(message.contains("adoptionPolicy"), "{message}");
-    scene
-        .apply(&[resource(
-            "Outbox",
-            "events",
-            &json!({
-                "databaseRef": {"name": "db"}, "adoptionPolicy": "Adopt",
-            }),
-        )])
-        .await;
-    scene.ready("outbox/events").await;
+    scene.namespace.kubectl(&["delete", "outbox", "events"]).await;
+    scene.db.await_text(HONEST, released, "t").await;
+    scene.apply(&[another("Adopt")]).await;
+    scene.ready("outbox/another").await;
+    scene.event("outbox/another", "Adopted").await;
     assert_eq!(
         scene.db.text("SELECT count(*) FROM tide.events_outbox").await,
         "1"
