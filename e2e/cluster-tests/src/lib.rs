@@ -16,6 +16,6 @@ mod watch;
 
 pub use cluster::{Cluster, Refusal};
 pub use namespace::Namespace;
-pub use operator::OPERATOR_NAMESPACE;
+pub use operator::{CHARTS, CHARTS_0_1_0, OPERATOR_NAMESPACE};
 pub use pods::restricted_pod;
 pub use watch::Condition;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pg_tide_cluster_tests::{Cluster, Namespace, OPERATOR_NAMESPACE};
+use pg_tide_cluster_tests::{CHARTS, Cluster, Namespace, OPERATOR_NAMESPACE};
 use pg_tide_e2e::{Bed, Database, kafka, unique};
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ async fn an_operator_that_is_killed_at_any_moment_converges() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_operators_one_works_and_the_other_takes_over() {
     let cluster = Cluster::with_operator().await;
-    cluster.install_operator(&["--set=replicas=2"]).await;
+    cluster.install_operator(CHARTS, &["--set=replicas=2"]).await;
     let bed = Bed::from_env();
     let namespace = cluster.namespace("two-operators").await;
     let db = Database::empty(&bed.postgres, "two_operators").await;
@@ -126,7 +126,7 @@ async fn of_two_operators_one_works_and_the_other_takes_over() {
     db.run("SELECT tide.relay_disable('p')").await;
     db.await_text(SOON, "SELECT enabled FROM tide.pipeline WHERE name = 'p'", "t")
         .await;
-    cluster.install_operator(&["--set=replicas=1"]).await;
+    cluster.install_operator(CHARTS, &["--set=replicas=1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,13 @@
 //! What somebody changed behind the operator's back is put right, and said.
 
-use crate::scene::{HONEST, Scene};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::scene::{HONEST, Scene, resource};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_rows_and_tables() {
+async fn of_rows_tables_and_rights() {
     let scene = Scene::to_kafka("drift_sql").await;
     // A changed row is noticed at once, by the notice that every change gives.
     scene.db.run("SELECT tide.relay_disable('p')").await;
@@ -21,15 +25,40 @@ async fn of_rows_and_tables() {
         .await;
     scene.ready("pipeline/p").await;
 
+    // Tables and rights give no notice: they are compared now and then.
+    let role = scene.name.clone();
+    let admin = scene.db.superuser().await;
+    admin
+        .batch_execute(&format!("CREATE ROLE {role}"))
+        .await
+        .unwrap();
+    scene
+        .apply(&[resource(
+            "Outbox",
+            "granted",
+            &json!({"databaseRef": {"name": "db"}, "publishers": [role]}),
+        )])
+        .await;
+    scene.ready("outbox/granted").await;
+    let may = format!("SELECT has_any_column_privilege('{role}', 'tide.granted_outbox', 'INSERT')");
+    assert_eq!(scene.db.text(&may).await, "t");
+    scene
+        .db
+        .run(&format!("SELECT tide.outbox_revoke_publish('granted', '{role}')"))
+        .await;
+    assert_eq!(scene.db.text(&may).await, "f");
     scene.db.run(r#"DROP TABLE tide."events_outbox""#).await;
     scene
         .db
         .await_text(
-            std::time::Duration::from_secs(40),
+            Duration::from_secs(40),
             "SELECT to_regclass('tide.events_outbox') IS NOT NULL",
             "t",
         )
         .await;
+    scene.db.await_text(HONEST, &may, "t").await;
+    let note = scene.event("outbox/granted", "DriftRepaired").await;
+    assert!(note.contains(&format!("role \"{role}\" may publish")), "{note}");
     let note = scene.event("outbox/events", "DriftRepaired").await;
     assert!(note.contains("repaired"), "{note}");
     scene.db.publish_number("events", 7).await;

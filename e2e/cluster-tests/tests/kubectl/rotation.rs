@@ -1,9 +1,12 @@
 //! Passwords change while messages flow, and no pod is restarted.
 
+use std::path::Path;
 use std::time::Duration;
 
-use pg_tide_e2e::{kafka, nats::Nats, unique};
+use pg_tide_e2e::certs::Authority;
+use pg_tide_e2e::{OwnBed, kafka, nats::Nats, unique};
 use serde_json::json;
+use tokio::process::Command;
 
 use crate::scene::{SOON, Scene, outbox, resource};
 
@@ -129,4 +132,116 @@ async fn of_a_user_in_nats() {
         .await;
     scene.ready("pipeline/p").await;
     assert_eq!(pods, scene.pods().await);
+}
+
+/// A broker whose port for relays wants TLS and a password by SCRAM.
+struct SecuredBroker {
+    bed: OwnBed,
+    /// Of that port.
+    address: String,
+    keystore: std::path::PathBuf,
+}
+
+impl SecuredBroker {
+    async fn up(host: &str, folder: &Path, authority: &Authority) -> Self {
+        // Free a moment ago: Kafka is told to listen there.
+        let port = std::net::TcpListener::bind((host, 0))
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port();
+        let keystore = folder.join("broker.pem");
+        let properties = folder.join("server.properties");
+        let text = format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,RELAYS:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location={}
+sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.relays.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+",
+            keystore.display()
+        );
+        std::fs::write(&properties, text).unwrap();
+        certify(&keystore, host, authority);
+        let settings = [
+            ("TIDE_BED_HOST", host),
+            (
+                "TIDE_BED_KAFKA_LISTENERS",
+                &format!("RELAYS://{host}:{port}"),
+            ),
+            ("TIDE_BED_KAFKA_PROPERTIES", properties.to_str().unwrap()),
+        ];
+        Self {
+            bed: OwnBed::up("kubectl_rotate_kafka", &["kafka"], &settings).await,
+            address: format!("{host}:{port}"),
+            keystore,
+        }
+    }
+
+    async fn set_password(&self, user: &str, password: &str) {
+        let credentials = format!("SCRAM-SHA-512=[password={password}]");
+        let output = Command::new("kafka-configs")
+            .args(["--bootstrap-server", &self.bed.addresses.kafka, "--alter"])
+            .args(["--entity-type", "users", "--entity-name", user])
+            .args(["--add-config", &credentials])
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// The broker's certificate, for its next start.
+fn certify(keystore: &Path, host: &str, authority: &Authority) {
+    let certificate = authority.issue("broker", &[host]);
+    let both = [&certificate.key, &certificate.cert].map(|file| std::fs::read_to_string(file).unwrap());
+    std::fs::write(keystore, both.concat()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_user_and_of_the_authority_of_kafka() {
+    let scene = Scene::begun("rotate_kafka").await;
+    let host = scene.host();
+    let folder = std::env::temp_dir().join(&scene.name);
+    let (first, second) = (
+        Authority::new(&folder, "first"),
+        Authority::new(&folder.join("second"), "second"),
+    );
+    let broker = SecuredBroker::up(&host, &folder, &first).await;
+    broker.set_password("relay", "one").await;
+    let ca = |authority: &Authority| std::fs::read_to_string(&authority.ca).unwrap();
+    scene.secret("kafka", &[("password", "one")]).await;
+    scene.secret("kafka-ca", &[("ca.crt", &ca(&first))]).await;
+    let mut pipeline = scene.pipeline("p", "events");
+    pipeline["spec"]["forward"]["sink"]["kafka"] = json!({
+        "brokers": [broker.address], "topic": scene.name,
+        "sasl": {"mechanism": "SCRAM-SHA-512", "username": "relay", "secretRef": {"name": "kafka"}},
+        "tls": {"caSecretRef": {"name": "kafka-ca"}},
+    });
+    scene.apply(&[outbox("events"), pipeline]).await;
+    scene.ready("pipeline/p").await;
+    let pods = scene.pods().await;
+    scene.db.publish_number("events", 1).await;
+    kafka::await_records(&broker.bed.addresses.kafka, &scene.name, 1, SOON).await;
+
+    // Messages flow all the time. The broker changes first, so that there is a
+    // while in which the relays have neither.
+    broker.set_password("relay", "two").await;
+    certify(&broker.keystore, &host, &second);
+    broker.bed.stop("kafka").await;
+    scene.db.publish_number("events", 2).await;
+    broker.bed.start("kafka").await;
+    let message = scene
+        .not_ready_within(SOON, "pipeline/p", "DeliveryFailing")
+        .await;
+    assert!(message.contains("certificate"), "{message}");
+    scene.db.publish_number("events", 3).await;
+    scene.secret("kafka-ca", &[("ca.crt", &ca(&second))]).await;
+    scene.secret("kafka", &[("password", "two")]).await;
+    scene.ready("pipeline/p").await;
+    scene.db.publish_number("events", 4).await;
+    let records = kafka::await_records(&broker.bed.addresses.kafka, &scene.name, 4, SOON).await;
+    assert_eq!(kafka::values(&records), [1, 2, 3, 4]);
+    scene.db.await_delivered(SOON).await;
+    assert_eq!(pods, scene.pods().await, "no pod was restarted");
+    std::fs::remove_dir_all(&folder).unwrap();
 }
