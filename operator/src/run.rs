@@ -11,11 +11,12 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
+use pg_tide_probes::Health;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Monitors, Run};
+use crate::args::Run;
 use crate::context::{Context, Deleted, Settings};
 use crate::crd::{Inbox, Outbox, Pipeline, TideDatabase};
 use crate::database::Databases;
@@ -23,7 +24,6 @@ use crate::relay_deployment::{Applied, Children, DATABASE_LABEL};
 use crate::resources::{Declared, Key, Kind};
 use crate::runtime::conditions::holds;
 use crate::runtime::events::Events;
-use crate::runtime::http::{self, Health};
 use crate::runtime::leader::Candidate;
 use crate::runtime::metrics::{InState, Metrics};
 use crate::runtime::queue::Queue;
@@ -34,6 +34,8 @@ use crate::{reconcile, wake};
 
 /// For what is under way when the operator is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The dispatcher beats every second; silence for so long means that it hangs.
+const STALL: Duration = Duration::from_mins(1);
 
 /// Runs until told to stop.
 ///
@@ -60,7 +62,7 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
             .filter(|p| !p.is_empty()),
         resync: arguments.resync,
         network_policy: arguments.network_policy,
-        pod_monitor: arguments.monitors == Monitors::PodMonitor,
+        pod_monitors: arguments.pod_monitors(),
     };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -71,11 +73,16 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
     );
 
     let stop = CancellationToken::new();
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::new(
+        "dispatcher",
+        STALL,
+        "the resources are not read yet",
+    ));
     let metrics = Arc::new(Metrics::default());
-    let serving = http::serve(
+    let scraped = Arc::clone(&metrics);
+    let serving = pg_tide_probes::serve(
         arguments.metrics_addr,
-        Arc::clone(&metrics),
+        move || scraped.text(),
         Arc::clone(&health),
         stop.clone(),
     )

@@ -2,7 +2,6 @@
 
 pub mod conditions;
 pub mod events;
-pub mod http;
 pub mod leader;
 pub mod metrics;
 pub mod queue;

@@ -1,14 +1,20 @@
 //! Running the relay: logging, metrics, signals, the main loop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use pg_tide_probes::Health;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{RelayArguments, logging};
 use crate::source::webhook::Listener;
-use crate::status::{self, Health, Metrics};
+use crate::status::Metrics;
 use crate::supervisor::{self, Settings};
+
+/// The main loop looks at its locks many times a second; silence for so long
+/// means that it hangs.
+const STALL: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
     let database = arguments.postgres.database().map_err(|e| e.to_string())?;
@@ -21,11 +27,12 @@ pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
     let stop = CancellationToken::new();
     stop_on_signal(&stop).map_err(|e| format!("cannot listen for signals: {e}"))?;
     let metrics = Arc::new(Metrics::new());
-    let health = Arc::new(Health::new());
+    let health = Arc::new(Health::new("main loop", STALL, "starting"));
     let serving_stop = CancellationToken::new();
-    let serving = status::serve(
+    let scraped = Arc::clone(&metrics);
+    let serving = pg_tide_probes::serve(
         arguments.metrics_addr,
-        Arc::clone(&metrics),
+        move || scraped.text(),
         Arc::clone(&health),
         serving_stop.clone(),
     )
@@ -71,7 +78,7 @@ pub(super) async fn run(arguments: RelayArguments) -> super::Outcome {
         let _ = listening.await;
     }
     serving_stop.cancel();
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), serving).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     Ok(super::Ended::Well)
 }
 

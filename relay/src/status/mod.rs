@@ -1,11 +1,9 @@
 //! What the relay says about itself: metrics, health, reports in SQL.
 
-mod http;
 mod intake;
 mod metrics;
 mod pipeline;
 
-pub(crate) use http::{Health, serve};
 pub(crate) use intake::Intake;
 pub(crate) use metrics::Metrics;
 pub(crate) use pipeline::{PipelineStatus, State, now_micros};

@@ -16,11 +16,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pg_tide_probes::Health;
 use tokio_util::sync::CancellationToken;
 
 use crate::database::Database;
 use crate::source::webhook::Routes;
-use crate::status::{Health, Metrics};
+use crate::status::Metrics;
 
 /// What the relay was started with.
 #[derive(Clone)]
@@ -56,7 +57,7 @@ pub(crate) async fn run(
                 if started.elapsed() > Duration::from_secs(10) {
                     pause = FIRST_PAUSE;
                 }
-                health.not_ready(&failure.message);
+                health.not_ready(failure.message.as_str());
                 metrics.owned.set(0);
                 let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 tracing::error!(retry_in_ms, "no database session: {failure}");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pg_tide_probes::Health;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::failure::Failure;
 use crate::ownership::{Lease, assign};
 use crate::pipeline::{Connected, Shared};
 use crate::source::webhook::Routes;
-use crate::status::{Health, Metrics};
+use crate::status::Metrics;
 
 /// Between two looks at locks and configuration. A killed relay's locks are
 /// free as soon as its socket is closed, so this is how long nobody notices.
