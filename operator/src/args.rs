@@ -1,9 +1,12 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::relay_deployment::PodMonitors;
 
 /// The operator of pg-tide: `TideDatabase`, `Outbox`, `Inbox` and `Pipeline`
 /// resources become objects of schema tide and relay Deployments.
@@ -93,7 +96,28 @@ pub struct Run {
         value_name = "KIND",
         default_value = "none"
     )]
-    pub monitors: Monitors,
+    monitors: Monitors,
+
+    /// Labels of those, by which Prometheus selects them: a=b,c=d.
+    #[arg(
+        long,
+        env = "PG_TIDE_OPERATOR_MONITOR_LABELS",
+        value_name = "LABELS",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = labels
+    )]
+    monitor_labels: Labels,
+
+    /// Between two scrapes of a relay, such as 30s; empty for Prometheus's own.
+    #[arg(
+        long,
+        env = "PG_TIDE_OPERATOR_MONITOR_INTERVAL",
+        value_name = "DURATION",
+        default_value = "",
+        hide_default_value = true
+    )]
+    monitor_interval: String,
 
     /// Where /metrics, /livez and /readyz are served.
     #[arg(
@@ -144,6 +168,30 @@ impl Run {
         let names = self.watch_namespaces.split(',').map(str::trim);
         names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
     }
+
+    /// How relays are monitored, if they are.
+    #[must_use]
+    pub fn pod_monitors(&self) -> Option<PodMonitors> {
+        (self.monitors == Monitors::PodMonitor).then(|| PodMonitors {
+            labels: self.monitor_labels.0.clone(),
+            interval: Some(self.monitor_interval.clone()).filter(|i| !i.is_empty()),
+        })
+    }
+}
+
+/// A list of labels. A type of its own, since clap takes a map for several values.
+#[derive(Debug, Clone, Default)]
+struct Labels(BTreeMap<String, String>);
+
+fn labels(text: &str) -> Result<Labels, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("expected labels such as release=prometheus, not \"{pair}\"")),
+    };
+    pairs.map(pair).collect::<Result<_, _>>().map(Labels)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -179,12 +227,27 @@ mod tests {
             "--leader-elect=false",
             "--network-policy=false",
             "--monitors=pod-monitor",
+            "--monitor-labels=release=prometheus,team=",
+            "--monitor-interval=5s",
             "--log-format=json",
         ])
         .unwrap();
+        let monitors = arguments.run.pod_monitors().unwrap();
+        assert_eq!(monitors.labels["release"], "prometheus");
+        assert_eq!(monitors.labels["team"], "");
+        assert_eq!(monitors.interval.as_deref(), Some("5s"));
         assert_eq!(arguments.run.namespaces(), ["a", "b"]);
         assert_eq!(arguments.run.resync, Duration::from_mins(2));
         assert!(!arguments.run.leader_elect && !arguments.run.network_policy);
+    }
+
+    #[test]
+    fn labels_that_cannot_be_read_say_how_they_are_written() {
+        for text in ["prometheus", "=prometheus", "a=b,c"] {
+            let error = labels(text).unwrap_err();
+            assert!(error.contains("release=prometheus"), "{text}: {error}");
+        }
+        assert!(labels("").unwrap().0.is_empty());
     }
 
     #[test]

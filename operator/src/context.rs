@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::crd::{Inbox, Outbox, Pipeline, TideDatabase};
 use crate::database::Databases;
-use crate::relay_deployment::{Applied, Children};
+use crate::relay_deployment::{Applied, Children, PodMonitors};
 use crate::resources::{Declared, Key};
 use crate::runtime::events::Events;
 use crate::runtime::metrics::Metrics;
@@ -31,8 +31,8 @@ pub struct Settings {
     pub resync: Duration,
     /// Whether NetworkPolicies are made for relays.
     pub network_policy: bool,
-    /// Whether PodMonitors are made for relays.
-    pub pod_monitor: bool,
+    /// The PodMonitors that are made for relays, if they are.
+    pub pod_monitors: Option<PodMonitors>,
 }
 
 /// Resources whose deletion was seen.

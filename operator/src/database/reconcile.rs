@@ -126,7 +126,7 @@ async fn relays(
             image_pull_policy: context.settings.relay_image_pull_policy.as_deref(),
             files,
             network_policy: context.settings.network_policy,
-            pod_monitor: context.settings.pod_monitor,
+            pod_monitors: context.settings.pod_monitors.as_ref(),
         };
         for child in children(&plan) {
             match context

@@ -11,6 +11,7 @@ mod service;
 mod service_account;
 
 pub use apply::{Applied, ApplyError, Change, Children, namespace_ends};
+pub use pod_monitor::PodMonitors;
 pub use secret::SOURCES_ANNOTATION;
 
 use std::collections::BTreeMap;
@@ -85,8 +86,8 @@ pub struct Plan<'a> {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Whether relays get a NetworkPolicy.
     pub network_policy: bool,
-    /// Whether relays get a PodMonitor.
-    pub pod_monitor: bool,
+    /// The relays' PodMonitor, when they get one.
+    pub pod_monitors: Option<&'a PodMonitors>,
 }
 
 /// Name of everything that is made for a group.
@@ -116,8 +117,8 @@ pub fn children(plan: &Plan<'_>) -> Vec<Child> {
     if plan.network_policy {
         children.push(network_policy::build(plan));
     }
-    if plan.pod_monitor {
-        children.push(pod_monitor::build(plan));
+    if let Some(monitors) = plan.pod_monitors {
+        children.push(pod_monitor::build(plan, monitors));
     }
     children
 }

@@ -27,7 +27,13 @@ fn built(spec: Value) -> Vec<Child> {
         image_pull_policy: None,
         files: BTreeMap::from([("database-url".into(), b"postgres://".to_vec())]),
         network_policy: true,
-        pod_monitor: false,
+        pod_monitors: Some(&PodMonitors {
+            labels: BTreeMap::from([
+                ("release".into(), "prometheus".into()),
+                (DATABASE_LABEL.into(), "other".into()),
+            ]),
+            interval: Some("5s".into()),
+        }),
     })
 }
 
@@ -114,6 +120,18 @@ fn all_relays_of_a_group_have_its_id_and_all_objects_their_owner() {
         assert_eq!(child.body["metadata"]["labels"][GROUP_LABEL], "default");
         assert_eq!(child.body["kind"], child.kind.to_string());
     }
+}
+
+#[test]
+fn the_monitor_has_the_labels_that_prometheus_selects_by() {
+    let children = built(json!({"connection": {"secretRef": {"name": "shop-db"}}}));
+    let monitor = children.iter().find(|c| c.kind == ChildKind::PodMonitor).unwrap();
+    let labels = &monitor.body["metadata"]["labels"];
+    assert_eq!(labels["release"], "prometheus");
+    assert_eq!(labels[DATABASE_LABEL], "shop", "it is known by it");
+    let spec = &monitor.body["spec"];
+    assert_eq!(spec["selector"]["matchLabels"]["release"], Value::Null);
+    assert_eq!(spec["podMetricsEndpoints"], json!([{"port": "metrics", "interval": "5s"}]));
 }
 
 #[test]

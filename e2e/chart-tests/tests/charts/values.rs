@@ -89,6 +89,20 @@ fn cases() -> Vec<(Vec<(&'static str, Value)>, Shows)> {
             At("ServiceMonitor", "/metadata/labels/team", json!("data")),
         ),
         two(
+            "monitors.labels",
+            json!({"team": "data", "release": "prometheus"}),
+            "monitors.relays",
+            json!("pod-monitor"),
+            Argument("--monitor-labels=release=prometheus,team=data"),
+        ),
+        two(
+            "monitors.interval",
+            json!("5s"),
+            "monitors.relays",
+            json!("pod-monitor"),
+            Argument("--monitor-interval=5s"),
+        ),
+        two(
             "monitors.interval",
             json!("5s"),
             "monitors.operator",
