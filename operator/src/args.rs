@@ -189,7 +189,9 @@ fn labels(text: &str) -> Result<Labels, String> {
         Some((name, value)) if !name.trim().is_empty() => {
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         }
-        _ => Err(format!("expected labels such as release=prometheus, not \"{pair}\"")),
+        _ => Err(format!(
+            "expected labels such as release=prometheus, not \"{pair}\""
+        )),
     };
     pairs.map(pair).collect::<Result<_, _>>().map(Labels)
 }

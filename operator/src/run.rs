@@ -73,11 +73,7 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
     );
 
     let stop = CancellationToken::new();
-    let health = Arc::new(Health::new(
-        "dispatcher",
-        STALL,
-        "the resources are not read yet",
-    ));
+    let health = Arc::new(Health::new("dispatcher", STALL, "the resources are not read yet"));
     let metrics = Arc::new(Metrics::default());
     let scraped = Arc::clone(&metrics);
     let serving = pg_tide_probes::serve(

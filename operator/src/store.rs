@@ -168,11 +168,9 @@ async fn apply<K: Declared>(
                     .await;
             } else {
                 let (reason, action, note) = match done.claimed {
-                    Some(Claimed::Adopted) => (
-                        "Adopted",
-                        "Adopt",
-                        format!("what was there was adopted. {words}"),
-                    ),
+                    Some(Claimed::Adopted) => {
+                        ("Adopted", "Adopt", format!("what was there was adopted. {words}"))
+                    }
                     Some(Claimed::Returned) => (
                         "Returned",
                         "Adopt",

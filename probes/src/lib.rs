@@ -79,7 +79,10 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let app = Router::new()
-        .route("/livez", get(async |State(health): State<Arc<Health>>| health.live()))
+        .route(
+            "/livez",
+            get(async |State(health): State<Arc<Health>>| health.live()),
+        )
         .route(
             "/readyz",
             get(async |State(health): State<Arc<Health>>| health.readiness()),

@@ -152,7 +152,13 @@ impl Absence {
     /// Without an operator, all of it is deleted.
     async fn begin(&self, namespace: &Namespace) {
         namespace
-            .kubectl(&["delete", "pipeline/q", "outbox/kept", "inbox/dropped", "--wait=false"])
+            .kubectl(&[
+                "delete",
+                "pipeline/q",
+                "outbox/kept",
+                "inbox/dropped",
+                "--wait=false",
+            ])
             .await;
         let cluster = namespace.cluster();
         let delete = ["delete", "namespace", self.gone.name(), "--wait=false"];
@@ -275,7 +281,12 @@ async fn from_release_0_1_0_under_traffic_after_a_while_without_operator() {
         apply(&namespace, &database("old", &old, true, 1)).await;
         let note = event(&namespace, "old", "SchemaUpgraded").await;
         assert!(note.contains("upgraded from version 1 to 2"), "{note}");
-        let all = ["tidedatabase/old", "outbox/old-orders", "pipeline/old", "pipeline/p"];
+        let all = [
+            "tidedatabase/old",
+            "outbox/old-orders",
+            "pipeline/old",
+            "pipeline/p",
+        ];
         ready(&namespace, &all).await;
         namespace.apply(&webhook).await;
         absence.ends(&namespace, &new).await;

@@ -131,7 +131,10 @@ fn the_monitor_has_the_labels_that_prometheus_selects_by() {
     assert_eq!(labels[DATABASE_LABEL], "shop", "it is known by it");
     let spec = &monitor.body["spec"];
     assert_eq!(spec["selector"]["matchLabels"]["release"], Value::Null);
-    assert_eq!(spec["podMetricsEndpoints"], json!([{"port": "metrics", "interval": "5s"}]));
+    assert_eq!(
+        spec["podMetricsEndpoints"],
+        json!([{"port": "metrics", "interval": "5s"}])
+    );
 }
 
 #[test]

@@ -126,7 +126,9 @@ async fn what_is_kept_goes_back_to_its_resource_and_to_others_that_adopt_it() {
         let call = |function: &str, rest: &str| {
             format!("SELECT tide.{function}('{kind}', 'a', 'c1', 'shop', 'a'{rest})")
         };
-        let kept = format!("SELECT released_at IS NOT NULL, roles FROM tide.managed_objects() WHERE kind = '{kind}'");
+        let kept = format!(
+            "SELECT released_at IS NOT NULL, roles FROM tide.managed_objects() WHERE kind = '{kind}'"
+        );
         let own = claim(kind, "a", "c1", "a", false);
         assert_eq!(session.row(&own).await, "new");
         session.run(&format!("SELECT tide.{kind}_create('a')")).await;
@@ -134,7 +136,11 @@ async fn what_is_kept_goes_back_to_its_resource_and_to_others_that_adopt_it() {
             .run(&call("object_set_roles", ", '{\"publish\": [\"app\"]}'"))
             .await;
         assert_eq!(session.row(&call("object_release", "")).await, "t");
-        assert_eq!(session.row(&call("object_release", "")).await, "f", "it is released");
+        assert_eq!(
+            session.row(&call("object_release", "")).await,
+            "f",
+            "it is released"
+        );
         assert_eq!(session.row(&kept).await, "t|{\"publish\": [\"app\"]}");
 
         for (cluster, resource, of) in [("c1", "b", "this cluster"), ("c2", "a", "another cluster")] {

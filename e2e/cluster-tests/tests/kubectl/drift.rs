@@ -28,10 +28,7 @@ async fn of_rows_tables_and_rights() {
     // Tables and rights give no notice: they are compared now and then.
     let role = scene.name.clone();
     let admin = scene.db.superuser().await;
-    admin
-        .batch_execute(&format!("CREATE ROLE {role}"))
-        .await
-        .unwrap();
+    admin.batch_execute(&format!("CREATE ROLE {role}")).await.unwrap();
     scene
         .apply(&[resource(
             "Outbox",

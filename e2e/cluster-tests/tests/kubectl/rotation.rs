@@ -164,10 +164,7 @@ listener.name.relays.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.secu
         certify(&keystore, host, authority);
         let settings = [
             ("TIDE_BED_HOST", host),
-            (
-                "TIDE_BED_KAFKA_LISTENERS",
-                &format!("RELAYS://{host}:{port}"),
-            ),
+            ("TIDE_BED_KAFKA_LISTENERS", &format!("RELAYS://{host}:{port}")),
             ("TIDE_BED_KAFKA_PROPERTIES", properties.to_str().unwrap()),
         ];
         Self {
