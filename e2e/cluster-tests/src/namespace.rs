@@ -221,7 +221,7 @@ impl Drop for Namespace {
         }
         // It takes five seconds and more to go.
         match self
-            .command(&["delete", "namespace", &self.name, "--wait=false"])
+            .command(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])
             .output()
         {
             Ok(output) if output.status.success() => {}

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
 
-use crate::crd::{Pipeline, PipelineStatus, TideDatabase, render};
+use crate::crd::{Pipeline, PipelineStatus, SECRETS_FOLDER, TideDatabase, render};
 use crate::database::{Problem, View};
 use crate::runtime::conditions::{Finding, Is, conditions};
 use crate::sql::observe::Report;
@@ -206,6 +206,17 @@ fn delivering(report: &Report) -> Finding {
         let error = report.last_error.clone();
         error.unwrap_or_else(|| "the relay has not said why".into())
     };
+    if report.owner.is_some() && report.state == "retrying" && awaits_secret(report) {
+        return Finding::new(
+            about,
+            false,
+            "Starting",
+            format!(
+                "the kubelet has yet to bring the Secret into the relay's pod, which takes seconds, a minute or two at most: {}",
+                said()
+            ),
+        );
+    }
     match (report.owner.is_some(), report.state.as_str()) {
         (true, "running") => {
             let note = report
@@ -233,6 +244,15 @@ fn delivering(report: &Report) -> Finding {
         (false, "disabled") => Finding::new(about, false, "Paused", "the pipeline is disabled"),
         (false, _) => Finding::new(about, false, "NoOwner", "no relay has the pipeline"),
     }
+}
+
+/// Whether the relay lacks a file of its Secret. That the Secrets themselves
+/// are there, and are copied into it, was seen before.
+fn awaits_secret(report: &Report) -> bool {
+    report.last_error.as_ref().is_some_and(|error| {
+        error.contains(&format!("cannot read the secret file {SECRETS_FOLDER}/"))
+            && error.contains("No such file or directory")
+    })
 }
 
 /// Events for what is new and bad.

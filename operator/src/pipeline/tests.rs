@@ -175,6 +175,16 @@ fn ready_says_what_the_relay_reports() {
         ),
         (
             true,
+            json!({
+                "state": "retrying", "owner": "pod-1",
+                "error": "kafka k:9092: cannot read the secret file /etc/pg-tide/secrets/ca_ca.crt: No such file or directory (os error 2)",
+            }),
+            "False",
+            "Starting",
+            "the kubelet has yet to bring the Secret",
+        ),
+        (
+            true,
             json!({"state": "misconfigured", "owner": "pod-1", "error": "no such file"}),
             "False",
             "Misconfigured",
