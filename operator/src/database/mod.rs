@@ -102,7 +102,7 @@ impl View {
 pub struct Database {
     /// Of the `TideDatabase`.
     pub key: Key,
-    link: watch::Sender<Option<Link>>,
+    link: watch::Sender<Option<Result<Link, Problem>>>,
     view: watch::Receiver<Arc<View>>,
     session: tokio::sync::Mutex<Option<Session>>,
     /// Somebody changed something: look now.
@@ -122,6 +122,15 @@ impl Database {
         Arc::clone(&self.view.borrow())
     }
 
+    /// What is seen before there is a session.
+    #[must_use]
+    pub fn connecting() -> Arc<View> {
+        Arc::new(View {
+            disconnected: Some(Problem::new("Connecting", "the operator is connecting")),
+            ..View::default()
+        })
+    }
+
     /// How long the task has been there.
     #[must_use]
     pub fn age(&self) -> std::time::Duration {
@@ -129,12 +138,29 @@ impl Database {
     }
 
     /// Sets how to connect; the session is renewed when that has changed.
-    pub fn set_link(&self, link: Link) {
+    /// Returns whether there was none before, so that what is seen now is not
+    /// of this one.
+    pub fn set_link(&self, link: Link) -> bool {
+        let mut first = false;
         self.link.send_if_modified(|current| {
-            if current.as_ref() == Some(&link) {
+            if matches!(current, Some(Ok(before)) if *before == link) {
                 return false;
             }
-            *current = Some(link);
+            first = !matches!(current, Some(Ok(_)));
+            *current = Some(Ok(link));
+            true
+        });
+        first
+    }
+
+    /// Says why there is no way to connect yet. One that was known stays in
+    /// use, as relays that run go on with what they have.
+    pub fn set_no_link(&self, problem: Problem) {
+        self.link.send_if_modified(|current| {
+            if matches!(current, Some(Ok(_))) || matches!(current, Some(Err(before)) if *before == problem) {
+                return false;
+            }
+            *current = Some(Err(problem));
             true
         });
     }

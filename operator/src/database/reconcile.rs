@@ -38,16 +38,37 @@ pub async fn reconcile(context: &Arc<Context>, key: &Key) -> Outcome {
     };
     let mut facts = Facts::default();
     let database = context.sessions.open(context, key);
+    let mut first = false;
     match Link::read(&context.secrets, &key.namespace, &resource.spec).await {
-        Ok(link) => database.set_link(link),
-        Err(error) => facts.secret = Some(Problem::new(error.reason(), error.to_string())),
+        Ok(link) => first = database.set_link(link),
+        Err(error) => {
+            // For the resources that want to work with it.
+            database.set_no_link(Problem::new(
+                "InvalidConnection",
+                format!("TideDatabase \"{}\": {error}", key.name),
+            ));
+            facts.secret = Some(Problem::new(error.reason(), error.to_string()));
+        }
     }
-    let view = database.view();
+    let view = if first {
+        Database::connecting()
+    } else {
+        database.view()
+    };
     let relays = relays(context, &resource, &view, &mut facts).await;
     let collected = collect::collect(context, &database, &view).await;
 
     let now = status::of(&resource, &view, &facts, jiff::Timestamp::now());
     let difference = status::difference(resource.status.as_ref(), &now);
+    if let Some(problem) = facts.secret.as_ref().or(view.problem())
+        && status::is_new(resource.status.as_ref(), problem)
+    {
+        let note = problem.message.clone();
+        context
+            .events
+            .warning(&*resource, problem.reason, "Connect", note)
+            .await;
+    }
     match (
         relays,
         crate::status::write(context, &*resource, &now, difference).await,

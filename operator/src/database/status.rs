@@ -38,6 +38,13 @@ fn count(n: usize) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
+/// Whether a problem is not what the status said before.
+#[must_use]
+pub fn is_new(before: Option<&TideDatabaseStatus>, problem: &Problem) -> bool {
+    let mut conditions = before.iter().flat_map(|status| &status.conditions);
+    problem.reason != "Connecting" && !conditions.any(|c| c.type_ == "Ready" && c.reason == problem.reason)
+}
+
 /// The status that is true now.
 #[must_use]
 pub fn of(resource: &TideDatabase, view: &View, facts: &Facts, now: Timestamp) -> TideDatabaseStatus {

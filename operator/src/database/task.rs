@@ -39,10 +39,7 @@ impl Databases {
             return Arc::clone(database);
         }
         let (link, links) = watch::channel(None);
-        let (views, view) = watch::channel(Arc::new(View {
-            disconnected: Some(Problem::new("Connecting", "the operator is connecting")),
-            ..View::default()
-        }));
+        let (views, view) = watch::channel(Database::connecting());
         let database = Arc::new(Database {
             key: key.clone(),
             link,
@@ -80,13 +77,16 @@ enum End {
 }
 
 impl Task {
-    async fn run(self, mut links: watch::Receiver<Option<Link>>) {
+    async fn run(self, mut links: watch::Receiver<Option<Result<Link, Problem>>>) {
         let stop = self.database.stop.clone();
         let mut pause = FIRST_PAUSE;
         loop {
             let link = links.borrow_and_update().clone();
             let end = match link {
-                None => {
+                None | Some(Err(_)) => {
+                    if let Some(Err(problem)) = link {
+                        self.ended(End::Disconnected(problem));
+                    }
                     tokio::select! {
                         () = stop.cancelled() => break,
                         changed = links.changed() => match changed {
@@ -95,7 +95,7 @@ impl Task {
                         },
                     }
                 }
-                Some(link) => {
+                Some(Ok(link)) => {
                     let begun = Instant::now();
                     let end = tokio::select! {
                         () = stop.cancelled() => break,

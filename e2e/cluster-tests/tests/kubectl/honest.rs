@@ -33,15 +33,33 @@ async fn a_missing_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password() {
+async fn a_wrong_password_and_no_password_at_all() {
     let scene = Scene::to_kafka("wrong_password").await;
     let good = scene.db.url();
+    // A database whose Secret was never there.
+    let spec = json!({"connection": {"secretRef": {"name": "never"}}, "relayGroups": [{"id": "default", "replicas": 1}]});
+    scene
+        .apply(&[
+            resource("TideDatabase", "never", &spec),
+            resource("Inbox", "never", &json!({"databaseRef": {"name": "never"}})),
+        ])
+        .await;
+    scene.not_ready("tidedatabase/never", "SecretNotFound").await;
+    let message = scene.not_ready("inbox/never", "InvalidConnection").await;
+    assert_eq!(
+        message,
+        r#"TideDatabase "never": Secret "never" does not exist in this namespace"#
+    );
+    let note = scene.event("tidedatabase/never", "SecretNotFound").await;
+    assert!(note.contains(r#"Secret "never" does not exist"#), "{note}");
     scene
         .secret("db", &[("uri", &good.replace("tide:tide@", "tide:wrong@"))])
         .await;
     let message = scene.not_ready("tidedatabase/db", "AuthenticationFailed").await;
     assert!(message.contains("check user name and password"), "{message}");
     assert!(!message.contains("wrong@"), "{message}");
+    let note = scene.event("tidedatabase/db", "AuthenticationFailed").await;
+    assert!(note.contains("check user name and password"), "{note}");
     scene.not_ready("pipeline/p", "DatabaseUnavailable").await;
 
     scene.secret("db", &[("uri", &good)]).await;
