@@ -25,6 +25,7 @@ mod rename;
 mod repair;
 mod repair_inbox;
 mod retention;
+mod rights;
 mod sink_options;
 mod support;
 mod tutorial;
