@@ -8,13 +8,16 @@ use serde_json::Value;
 use crate::database::Database;
 use crate::kafka::Kafka;
 use crate::nats::Nats;
-use crate::relay::{RELAY_GROUP, Relay};
+use crate::relay::{Options, RELAY_GROUP, Relay};
 
 /// The outbox that is published to, without a pipeline.
 pub const PUBLISH_OUTBOX: &str = "bench";
 
 /// The outbox that is drained.
 pub const BACKLOG_OUTBOX: &str = "backlog";
+
+/// The outbox that is drained to what is slower than a broker.
+pub const SHORT_OUTBOX: &str = "short";
 
 /// Messages of a batch, of every pipeline.
 const BATCH_SIZE: i32 = 1000;
@@ -28,6 +31,8 @@ pub struct Sizes {
     pub backlog: u64,
     /// Messages stored in an inbox.
     pub inbox: u64,
+    /// Messages drained to what is no broker, and posted as webhooks.
+    pub short: u64,
     /// Seconds of steady load, the first of which is dropped.
     pub latency_seconds: u64,
 }
@@ -38,6 +43,7 @@ impl Sizes {
         publish_seconds: 3,
         backlog: 500_000,
         inbox: 200_000,
+        short: 100_000,
         latency_seconds: 10,
     };
     /// For a quick look.
@@ -45,6 +51,7 @@ impl Sizes {
         publish_seconds: 1,
         backlog: 100_000,
         inbox: 50_000,
+        short: 30_000,
         latency_seconds: 4,
     };
 }
@@ -104,6 +111,11 @@ impl Bench {
 
     /// Starts a relay; its log is named by the label.
     pub fn start_relay(&self, label: &str) -> Result<Relay> {
+        self.start_relay_with(label, &Options::default())
+    }
+
+    /// The same with more than it needs.
+    pub fn start_relay_with(&self, label: &str, options: &Options) -> Result<Relay> {
         let program: &Path = self
             .relay
             .as_deref()
@@ -112,6 +124,7 @@ impl Bench {
             program,
             self.database.url(),
             self.output.join(format!("{label}.log")),
+            options,
         )
     }
 
@@ -130,16 +143,16 @@ impl Bench {
         Ok(())
     }
 
-    /// Makes a pipeline from NATS into an inbox, with deduplication.
-    pub async fn set_inbox(&self, pipeline: &str, inbox: &str, config: &Value) -> Result<()> {
+    /// Makes a pipeline into an inbox, with deduplication.
+    pub async fn set_inbox(&self, pipeline: &str, inbox: &str, source: &str, config: &Value) -> Result<()> {
         let client = self.database.connect().await?;
         let statement = "SELECT tide.relay_set_inbox($1::text, $2::text, $3::text::jsonb, p_batch_size := $4,
-                                                     p_source := 'nats', p_idempotent := true, p_relay_group := $5)";
+                                                     p_source := $6, p_idempotent := true, p_relay_group := $5)";
         let config = config.to_string();
         client
             .execute(
                 statement,
-                &[&pipeline, &inbox, &config, &BATCH_SIZE, &RELAY_GROUP],
+                &[&pipeline, &inbox, &config, &BATCH_SIZE, &RELAY_GROUP, &source],
             )
             .await?;
         Ok(())

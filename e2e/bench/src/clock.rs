@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::event;
 
-/// When each event was published and received, in nanoseconds from a common beginning; 0 is not yet.
+/// When each event was handed over, published and received, in nanoseconds from a common beginning; 0 is not yet.
 pub struct Clock {
     began: Instant,
+    handed: Vec<AtomicU64>,
     published: Vec<AtomicU64>,
     received: Vec<AtomicU64>,
     distinct: AtomicU64,
@@ -22,6 +23,7 @@ impl Clock {
         let zeros = || (0..events).map(|_| AtomicU64::new(0)).collect();
         Self {
             began: Instant::now(),
+            handed: zeros(),
             published: zeros(),
             received: zeros(),
             distinct: AtomicU64::new(0),
@@ -33,13 +35,20 @@ impl Clock {
         (moment - self.began).as_nanos().try_into().unwrap_or(u64::MAX)
     }
 
+    /// Notes that the publisher begins to publish the event.
+    pub fn handed(&self, n: u64) {
+        self.note(&self.handed, n);
+    }
+
     /// Notes that the event is published: its latency begins.
     pub fn published(&self, n: u64) {
+        self.note(&self.published, n);
+    }
+
+    fn note(&self, moments: &[AtomicU64], n: u64) {
         let now = self.nanoseconds(Instant::now());
-        if let Some(slot) = usize::try_from(n)
-            .ok()
-            .and_then(|index| self.published.get(index))
-        {
+        let slot = usize::try_from(n).ok().and_then(|index| moments.get(index));
+        if let Some(slot) = slot {
             slot.store(now, Ordering::Relaxed);
         }
     }
@@ -72,22 +81,21 @@ impl Clock {
     /// Of each event that was published: when, in seconds since a moment (negative before it), and its latency in
     /// milliseconds. One that came before its publisher knew of the commit took 0 ms.
     pub fn latencies(&self, since: Instant) -> Vec<(f64, f64)> {
+        self.between(&self.published, &self.received, since)
+    }
+
+    /// Of each event: when its publisher began, and how long that took, likewise.
+    pub fn publishing(&self, since: Instant) -> Vec<(f64, f64)> {
+        self.between(&self.handed, &self.published, since)
+    }
+
+    fn between(&self, from: &[AtomicU64], to: &[AtomicU64], since: Instant) -> Vec<(f64, f64)> {
         let since = self.nanoseconds(since) as f64;
-        let pairs = self.published.iter().zip(&self.received);
+        let pairs = from.iter().zip(to);
         pairs
-            .map(|(published, received)| {
-                (
-                    published.load(Ordering::Relaxed),
-                    received.load(Ordering::Relaxed),
-                )
-            })
-            .filter(|(published, _)| *published > 0)
-            .map(|(published, received)| {
-                (
-                    (published as f64 - since) / 1e9,
-                    received.saturating_sub(published) as f64 / 1e6,
-                )
-            })
+            .map(|(from, to)| (from.load(Ordering::Relaxed), to.load(Ordering::Relaxed)))
+            .filter(|(from, _)| *from > 0)
+            .map(|(from, to)| ((from as f64 - since) / 1e9, to.saturating_sub(from) as f64 / 1e6))
             .collect()
     }
 }

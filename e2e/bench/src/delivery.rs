@@ -51,6 +51,16 @@ impl Delivery {
         *last = Some(number);
     }
 
+    /// An error unless every event came once.
+    pub fn check_each_once(&self) -> Result<()> {
+        let whole = self.seen.len() as u64 == self.distinct;
+        ensure!(
+            whole && self.repeated + self.foreign == 0,
+            "wrong delivery: {self}"
+        );
+        Ok(())
+    }
+
     /// An error unless every event came once, and in order per key.
     pub fn check(&self) -> Result<()> {
         let whole = self.seen.len() as u64 == self.distinct;

@@ -11,7 +11,7 @@ use crate::relay::{Relay, Usage};
 use crate::report::Values;
 
 /// No delivery for this long: the relay is stuck.
-const STALL: Duration = Duration::from_secs(30);
+pub const STALL: Duration = Duration::from_secs(30);
 
 /// Drains the backlog once, through a new pipeline with a group of its own, into a new topic or stream.
 pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {

@@ -1,5 +1,7 @@
 //! The catalogue of figures: every name, its unit, what it is compared to and the bar it has to hold.
 
+use crate::{fanout, maintenance};
+
 /// What a figure is measured against.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bar {
@@ -74,14 +76,33 @@ pub fn catalogue() -> Vec<Figure> {
     }
     add("rss.relay", "MiB", &[], Bar::AtMost(64.0));
     add("limit.inbox_insert", "rows/s", &[], Bar::None);
-    add(
-        "inbox.nats",
-        "msg/s",
-        &["limit.inbox_insert"],
-        Bar::AtLeast(30_000.0),
-    );
-    add("inbox.nats.total", "s", &[], Bar::None);
-    add("cpu_per_million.inbox_nats", "s", &[], Bar::None);
+    add("limit.webhook_post", "msg/s", &[], Bar::None);
+    add("limit.webhook_post_batch", "msg/s", &[], Bar::None);
+    for (source, limits, bar) in [
+        ("nats", &["limit.inbox_insert"][..], Bar::AtLeast(30_000.0)),
+        ("kafka", &["limit.inbox_insert"], Bar::AtLeast(30_000.0)),
+        (
+            "webhook",
+            &["limit.webhook_post", "limit.inbox_insert"],
+            Bar::None,
+        ),
+    ] {
+        add(&format!("inbox.{source}"), "msg/s", limits, bar);
+        add(&format!("inbox.{source}.total"), "s", &[], Bar::None);
+        add(&format!("cpu_per_million.inbox_{source}"), "s", &[], Bar::None);
+    }
+    for (sink, limits) in [
+        ("inbox", &["limit.pg_copy_out", "limit.inbox_insert"][..]),
+        ("webhook", &["limit.pg_copy_out", "limit.webhook_post"]),
+        (
+            "webhook_batch",
+            &["limit.pg_copy_out", "limit.webhook_post_batch"],
+        ),
+        ("stdout", &["limit.pg_copy_out"]),
+    ] {
+        add(&format!("drain.{sink}"), "msg/s", limits, Bar::None);
+        add(&format!("cpu_per_million.{sink}"), "s", &[], Bar::None);
+    }
     for broker in ["kafka", "nats"] {
         for (part, bar) in [
             ("p50", Bar::AtMost(10.0)),
@@ -91,6 +112,23 @@ pub fn catalogue() -> Vec<Figure> {
             let limit = format!("limit.latency.{broker}.r1000.{part}");
             add(&limit, "ms", &[], Bar::None);
             add(&format!("latency.{broker}.r1000.{part}"), "ms", &[&limit], bar);
+        }
+    }
+    for pipelines in fanout::PIPELINES {
+        let name = format!("fanout.p{pipelines}");
+        add(&format!("{name}.drain"), "msg/s", &[], Bar::None);
+        for part in ["drain.relay_cpu", "drain.postgres_cpu"] {
+            add(&format!("{name}.{part}"), "s/million", &[], Bar::None);
+        }
+        for part in ["r1000.relay_cpu", "r1000.postgres_cpu"] {
+            add(&format!("{name}.{part}"), "% of a core", &[], Bar::None);
+        }
+    }
+    for who in maintenance::WHO {
+        for (part, _) in maintenance::PARTS {
+            let [calm, maintained] = maintenance::PHASES.map(|phase| format!("{phase}.{who}.{part}"));
+            add(&calm, "ms", &[], Bar::None);
+            add(&maintained, "ms", &[&calm], Bar::None);
         }
     }
     all

@@ -5,6 +5,7 @@
 //! The schedule is open: event k is due at start + k / rate whatever became of those before, so a relay that stalls
 //! is not spared by its publishers. Both moments are taken in this process with one clock.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +27,13 @@ use crate::report::Values;
 use crate::statistics::percentile;
 
 /// Connections that publish, in turn.
-const PUBLISHERS: u64 = 8;
+pub const PUBLISHERS: u64 = 8;
 
 /// Events a second.
-const RATE: u64 = 1000;
+pub const RATE: u64 = 1000;
 
 /// Seconds at the beginning that are dropped.
-const WARM_UP: f64 = 1.0;
+pub const WARM_UP: f64 = 1.0;
 
 /// How long the first event may take (the relay starts, the consumer joins), and the last after its publish.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,8 +56,10 @@ pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
     }
 
     let mut relay = bench.start_relay(&label)?;
-    let latencies = match measure(bench, &target, publishers, &mut || relay.check()).await {
-        Ok(latencies) => latencies,
+    let events = RATE * bench.sizes.latency_seconds;
+    let mut check = || relay.check();
+    let latencies = match measure(bench, &target, publishers, events, &mut |_| {}, &mut check).await {
+        Ok(delays) => delays.delivery,
         Err(error) => return Err(relay.blame(&error)),
     };
     relay.stop().await?;
@@ -77,25 +80,21 @@ pub async fn limit(bench: &Bench, broker: Broker, run: usize) -> Result<Values> 
         .await?;
     let publisher = Publisher::send(bench, &target)?;
     let publishers = (0..PUBLISHERS).map(|_| publisher.clone()).collect();
-    let latencies = measure(bench, &target, publishers, &mut || Ok(())).await?;
+    let events = RATE * bench.sizes.latency_seconds;
+    let delays = measure(bench, &target, publishers, events, &mut |_| {}, &mut || Ok(())).await?;
     target.delete(bench).await?;
     percentiles(
         bench,
         &format!("limit.latency.{}.r{RATE}", broker.name()),
         run,
-        &latencies,
+        &delays.delivery,
     )
 }
 
 /// Percentiles of what comes after the warm-up; all latencies are written to a file, to see when stalls were.
 fn percentiles(bench: &Bench, name: &str, run: usize, latencies: &[(f64, f64)]) -> Result<Values> {
     let path = bench.output.join(format!("{name}-{run}.csv"));
-    let lines: Vec<_> = latencies
-        .iter()
-        .map(|(at, latency)| format!("{at:.4},{latency:.3}\n"))
-        .collect();
-    std::fs::write(&path, format!("published_s,latency_ms\n{}", lines.concat()))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write_csv(&path, latencies)?;
 
     let warm: Vec<f64> = latencies
         .iter()
@@ -114,15 +113,36 @@ fn percentiles(bench: &Bench, name: &str, run: usize, latencies: &[(f64, f64)]) 
         .collect()
 }
 
-/// When each event was published, in seconds from the start of the schedule, and its latency in milliseconds; `check` says when waiting is in vain.
-async fn measure(
+/// Writes down when something was, and how long it took.
+pub fn write_csv(path: &Path, delays: &[(f64, f64)]) -> Result<()> {
+    let lines: Vec<_> = delays
+        .iter()
+        .map(|(at, delay)| format!("{at:.4},{delay:.3}\n"))
+        .collect();
+    std::fs::write(path, format!("published_s,latency_ms\n{}", lines.concat()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Of each event: when, in seconds from the start of the schedule, and how many milliseconds it took.
+#[derive(Debug)]
+pub struct Delays {
+    /// From the publisher's call to its return.
+    pub publish: Vec<(f64, f64)>,
+    /// From there to the receipt.
+    pub delivery: Vec<(f64, f64)>,
+}
+
+/// Publishes the events 1 to `last` when they are due. `begin` is told the start of the schedule; `check` says when
+/// waiting is in vain.
+pub async fn measure(
     bench: &Bench,
     target: &Target,
     publishers: Vec<Publisher>,
+    last: u64,
+    begin: &mut (dyn FnMut(Instant) + Send),
     check: &mut (dyn FnMut() -> Result<()> + Send),
-) -> Result<Vec<(f64, f64)>> {
+) -> Result<Delays> {
     // Event 0 warms everything up; the schedule begins with event 1.
-    let last = RATE * bench.sizes.latency_seconds;
     let clock = Arc::new(Clock::new(last + 1));
     let consumer = Consumer::start(bench, target, Arc::clone(&clock)).await?;
     publishers
@@ -133,6 +153,7 @@ async fn measure(
     consumer.wait_for(1, &clock, check).await?;
 
     let start = Instant::now() + Duration::from_millis(100);
+    begin(start);
     let mut running = JoinSet::new();
     for (publisher, offset) in publishers.into_iter().zip(1..) {
         let clock = Arc::clone(&clock);
@@ -151,7 +172,10 @@ async fn measure(
         "{} events were delivered again",
         clock.repeated()
     );
-    Ok(clock.latencies(start))
+    Ok(Delays {
+        publish: clock.publishing(start),
+        delivery: clock.latencies(start),
+    })
 }
 
 /// Publishes every `PUBLISHERS`-th event when it is due; returns the largest delay of a beginning.
@@ -174,7 +198,7 @@ async fn publish_in_turn(
 
 /// One that publishes, and notes the moment from which a latency counts.
 #[derive(Clone)]
-enum Publisher {
+pub enum Publisher {
     /// By outbox_publish, in a transaction: from the commit's return.
     Commit(Arc<Client>, Statement),
     /// By Kafka's client library: from the call.
@@ -184,7 +208,8 @@ enum Publisher {
 }
 
 impl Publisher {
-    async fn commit(bench: &Bench, outbox: &str) -> Result<Self> {
+    /// One that commits.
+    pub async fn commit(bench: &Bench, outbox: &str) -> Result<Self> {
         let client = bench.database.connect().await?;
         let publish = format!("SELECT tide.outbox_publish('{outbox}', $1::text::jsonb, $2::text::jsonb)");
         let publish = client.prepare(&publish).await?;
@@ -200,6 +225,7 @@ impl Publisher {
 
     async fn publish(&self, n: u64, clock: &Clock) -> Result<()> {
         let payload = Payload::text(n);
+        clock.handed(n);
         match self {
             Self::Commit(client, publish) => {
                 client.execute(publish, &[&payload, &event::headers(n)]).await?;

@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use futures::StreamExt as _;
+use tokio::task::JoinSet;
 
 use crate::bench::{BACKLOG_OUTBOX, Bench};
 use crate::event::{self, Payload};
+use crate::http::{Poster, Receiver};
 use crate::report::Values;
+use crate::sinks::CONNECTIONS;
 
 /// Rows of one INSERT, and of one transaction.
 const INBOX_BATCH: u64 = 1000;
@@ -130,6 +133,55 @@ pub async fn inbox_insert(bench: &Bench, run: usize) -> Result<Values> {
         "limit.inbox_insert".to_owned(),
         stored as f64 / took.as_secs_f64(),
     )])
+}
+
+/// Requests posted to a server that does nothing with them: one event each, on as many connections as the sink has, and
+/// a batch each on one connection.
+pub async fn webhook_post(bench: &Bench) -> Result<Values> {
+    let count = bench.sizes.short;
+    let receiver = Receiver::start(count).await?;
+    let began = Instant::now();
+    let mut posters = JoinSet::new();
+    for first in 0..CONNECTIONS {
+        let mut poster = Poster::connect(receiver.address()).await?;
+        posters.spawn(async move {
+            for n in (first..count).step_by(usize::try_from(CONNECTIONS)?) {
+                let status = poster.post("/", n, Payload::text(n).as_bytes()).await?;
+                ensure!(status == 204, "request {n} was answered with {status}");
+            }
+            Ok(())
+        });
+    }
+    while let Some(poster) = posters.join_next().await {
+        poster??;
+    }
+    let single = began.elapsed();
+    receiver.check_each_once()?;
+
+    let receiver = Receiver::start(count).await?;
+    let began = Instant::now();
+    let mut poster = Poster::connect(receiver.address()).await?;
+    let mut from = 0;
+    while from < count {
+        let to = count.min(from + INBOX_BATCH);
+        let events: Vec<_> = (from..to).map(Payload::text).collect();
+        let body = format!("[{}]", events.join(","));
+        let status = poster.post("/", from, body.as_bytes()).await?;
+        ensure!(status == 204, "request {from} was answered with {status}");
+        from = to;
+    }
+    let batch = began.elapsed();
+    receiver.check()?;
+    Ok(vec![
+        (
+            "limit.webhook_post".to_owned(),
+            count as f64 / single.as_secs_f64(),
+        ),
+        (
+            "limit.webhook_post_batch".to_owned(),
+            count as f64 / batch.as_secs_f64(),
+        ),
+    ])
 }
 
 struct Batch {

@@ -34,17 +34,34 @@ pub struct Usage {
     pub cpu_seconds: f64,
 }
 
+/// What a relay is started with besides.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Where its standard output goes; to the log otherwise.
+    pub stdout: Option<PathBuf>,
+    /// Where it takes webhooks.
+    pub webhook_port: Option<u16>,
+}
+
 impl Relay {
     /// Starts a relay on a database. Its output goes to `log`.
-    pub fn start(program: &Path, postgres_url: &str, log: PathBuf) -> Result<Self> {
+    pub fn start(program: &Path, postgres_url: &str, log: PathBuf, options: &Options) -> Result<Self> {
         let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let stdout = match &options.stdout {
+            Some(path) => File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+            None => output.try_clone()?,
+        };
+        let webhooks = options
+            .webhook_port
+            .map(|port| format!("--webhook-addr=127.0.0.1:{port}"));
         let started = Instant::now();
         let child = Command::new(program)
+            .args(webhooks)
             .args(["--postgres-url", postgres_url])
             .args(["--metrics-addr", &format!("127.0.0.1:{}", free_port()?)])
             .args(["--relay-group-id", RELAY_GROUP])
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
+            .stdout(stdout)
             .stderr(output)
             .kill_on_drop(true)
             .spawn()
@@ -70,10 +87,9 @@ impl Relay {
         let pid = self.child.id().context("the relay has ended")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let ticks = cpu_ticks(&stat).context("unexpected form of /proc/PID/stat")?;
         Ok(Usage {
             peak_rss_mib: peak_rss_kib(&status).context("no VmHWM in /proc/PID/status")? / 1024.0,
-            cpu_seconds: ticks / rustix::param::clock_ticks_per_second() as f64,
+            cpu_seconds: cpu_seconds(&stat, 2).context("unexpected form of /proc/PID/stat")?,
         })
     }
 
@@ -105,7 +121,7 @@ impl Relay {
 }
 
 /// A port that nobody listens on at this moment.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -119,16 +135,21 @@ fn peak_rss_kib(status: &str) -> Option<f64> {
         .ok()
 }
 
-/// utime + stime, fields 14 and 15. The name in brackets before them may hold blanks.
-fn cpu_ticks(stat: &str) -> Option<f64> {
+/// User and system time of a process: utime and stime; of four fields, with that of its children that have ended.
+pub fn cpu_seconds(stat: &str, fields: usize) -> Option<f64> {
+    Some(cpu_ticks(stat, fields)? / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Fields 14 and 15, and those behind them. The name in brackets before them may hold blanks.
+fn cpu_ticks(stat: &str, count: usize) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let times: Vec<f64> = fields
         .split_whitespace()
         .skip(11)
-        .take(2)
+        .take(count)
         .map_while(|field| field.parse().ok())
         .collect();
-    (times.len() == 2).then(|| times.iter().sum())
+    (times.len() == count).then(|| times.iter().sum())
 }
 
 #[cfg(test)]
@@ -138,8 +159,9 @@ mod tests {
     #[test]
     fn cpu_time_is_found_behind_a_name_with_blanks_and_brackets() {
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 8 9 20 0 1 0 100 1000 10";
-        assert_eq!(cpu_ticks(stat), Some(200.0));
-        assert_eq!(cpu_ticks("7 (a"), None);
+        assert_eq!(cpu_ticks(stat, 2), Some(200.0));
+        assert_eq!(cpu_ticks(stat, 4), Some(217.0));
+        assert_eq!(cpu_ticks("7 (a", 2), None);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 
-use crate::bench::{BACKLOG_OUTBOX, Bench};
+use crate::bench::{BACKLOG_OUTBOX, Bench, SHORT_OUTBOX};
 use crate::broker::Broker;
 use crate::figures::CLIENTS;
+use crate::inbox::Source;
 use crate::report::{Report, Values};
-use crate::{drain, inbox, latency, limits, publish};
+use crate::sinks::Sink;
+use crate::{drain, fanout, inbox, latency, limits, maintenance, publish, sinks};
 
 /// One thing that can be measured; it gives one or more figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,28 +23,43 @@ pub enum Measurement {
     Drain(Broker),
     /// Storing into an inbox's table from memory.
     InboxInsert,
-    /// Storing from NATS into an inbox.
-    InboxNats,
+    /// Storing what comes into an inbox.
+    Inbox(Source),
+    /// Posting to an HTTP server from memory.
+    WebhookPost,
+    /// Delivering a backlog to what is no broker.
+    DrainSink(Sink),
     /// Sending by a client library at a steady rate.
     LatencyLimit(Broker),
     /// Delivering at a steady rate.
     Latency(Broker),
+    /// The same while partitions come and go.
+    Maintenance,
+    /// So many pipelines on one outbox.
+    Fanout(usize),
 }
 
 const BROKERS: [Broker; 2] = [Broker::Kafka, Broker::Nats];
 
 /// All of them. A limit stands beside what is compared to it, so that both meet the same machine.
 pub fn all() -> Vec<Measurement> {
-    use Measurement::{BrokerLimit, CopyOut, Drain, InboxInsert, InboxNats, Latency, LatencyLimit, Publish};
+    use Measurement::{
+        BrokerLimit, CopyOut, Drain, DrainSink, Fanout, Inbox, InboxInsert, Latency, LatencyLimit,
+        Maintenance, Publish, WebhookPost,
+    };
     let mut all: Vec<_> = CLIENTS.map(Publish).into();
     all.push(CopyOut);
     for broker in BROKERS {
         all.extend([BrokerLimit(broker), Drain(broker)]);
     }
-    all.extend([InboxInsert, InboxNats]);
+    all.extend([InboxInsert, WebhookPost]);
+    all.extend(Source::ALL.map(Inbox));
+    all.extend(Sink::ALL.map(DrainSink));
     for broker in BROKERS {
         all.extend([LatencyLimit(broker), Latency(broker)]);
     }
+    all.extend(fanout::PIPELINES.map(Fanout));
+    all.push(Maintenance);
     all
 }
 
@@ -65,9 +82,17 @@ impl Measurement {
                 ]
             }
             Self::InboxInsert => vec!["limit.inbox_insert".into()],
-            Self::InboxNats => vec!["inbox.nats".into(), "cpu_per_million.inbox_nats".into()],
+            Self::Inbox(source) => ["inbox.", "cpu_per_million.inbox_"]
+                .map(|figure| format!("{figure}{}", source.name()))
+                .into(),
+            Self::WebhookPost => vec!["limit.webhook_post".into(), "limit.webhook_post_batch".into()],
+            Self::DrainSink(sink) => ["drain.", "cpu_per_million."]
+                .map(|figure| format!("{figure}{}", sink.name()))
+                .into(),
             Self::LatencyLimit(broker) => vec![format!("limit.latency.{}.r1000", broker.name())],
             Self::Latency(broker) => vec![format!("latency.{}.r1000", broker.name())],
+            Self::Maintenance => maintenance::PHASES.map(str::to_owned).into(),
+            Self::Fanout(pipelines) => vec![format!("fanout.p{pipelines}")],
         }
     }
 
@@ -82,7 +107,15 @@ impl Measurement {
 
     /// Whether it starts a relay.
     pub fn needs_relay(self) -> bool {
-        matches!(self, Self::Drain(_) | Self::InboxNats | Self::Latency(_))
+        matches!(
+            self,
+            Self::Drain(_)
+                | Self::DrainSink(_)
+                | Self::Inbox(_)
+                | Self::Latency(_)
+                | Self::Maintenance
+                | Self::Fanout(_)
+        )
     }
 
     fn needs_backlog(self) -> bool {
@@ -93,7 +126,13 @@ impl Measurement {
         use Broker::Kafka;
         matches!(
             self,
-            Self::BrokerLimit(Kafka) | Self::Drain(Kafka) | Self::LatencyLimit(Kafka) | Self::Latency(Kafka)
+            Self::BrokerLimit(Kafka)
+                | Self::Drain(Kafka)
+                | Self::LatencyLimit(Kafka)
+                | Self::Latency(Kafka)
+                | Self::Inbox(Source::Kafka)
+                | Self::Maintenance
+                | Self::Fanout(_)
         )
     }
 
@@ -105,9 +144,13 @@ impl Measurement {
             Self::BrokerLimit(Broker::Nats) => limits::nats_publish(bench, run).await,
             Self::Drain(broker) => drain::run(bench, broker, run).await,
             Self::InboxInsert => limits::inbox_insert(bench, run).await,
-            Self::InboxNats => inbox::run(bench, run).await,
+            Self::Inbox(source) => inbox::run(bench, source, run).await,
+            Self::WebhookPost => limits::webhook_post(bench).await,
+            Self::DrainSink(sink) => sinks::run(bench, sink, run).await,
             Self::LatencyLimit(broker) => latency::limit(bench, broker, run).await,
             Self::Latency(broker) => latency::run(bench, broker, run).await,
+            Self::Maintenance => maintenance::run(bench, run).await,
+            Self::Fanout(pipelines) => fanout::run(bench, pipelines, run).await,
         }
     }
 }
@@ -130,6 +173,15 @@ pub async fn run(
         bench
             .database
             .create_backlog(BACKLOG_OUTBOX, bench.sizes.backlog)
+            .await?;
+    }
+    if measurements
+        .iter()
+        .any(|measurement| matches!(measurement, Measurement::DrainSink(_) | Measurement::Fanout(_)))
+    {
+        bench
+            .database
+            .create_backlog(SHORT_OUTBOX, bench.sizes.short)
             .await?;
     }
     if measurements.iter().any(|measurement| measurement.uses_kafka()) {
