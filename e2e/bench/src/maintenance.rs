@@ -152,7 +152,9 @@ async fn measure(
         target,
         publishers,
         2 * RATE * phase,
-        &mut |start| drop(begin.send(Some(start))),
+        &mut |start| {
+            begin.send_replace(Some(start));
+        },
         check,
     )
     .await?;
