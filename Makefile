@@ -4,7 +4,7 @@ export TIDE_CACHE ?= $(HOME)/.cache/pg-tide
 export CARGO_TARGET_DIR ?= $(TIDE_CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image lint test test-full demo demo-local demo-down bench generate
+.PHONY: help setup build image lint test test-full demo demo-local demo-down bench chaos generate
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,3 +42,7 @@ generate: setup ## Write all files that are made from others
 
 bench: setup ## Measure throughput and latency, release build, against the machine's limits
 	@e2e/measure $(BENCH_ARGS)
+
+chaos: setup ## Break relays, servers and network under load, and check by id (SEED= MINUTES= FAULTS= SINK=kafka|transactional|nats)
+	@e2e/chaos/run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(COUNT),--count $(COUNT)) \
+	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(SINK),--sink $(SINK)) $(CHAOS_ARGS)

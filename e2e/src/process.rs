@@ -9,6 +9,8 @@ pub enum Signal {
     Term,
     /// End in order, as Ctrl-C asks for it.
     Interrupt,
+    /// End without ado, as PostgreSQL's immediate shutdown is asked for.
+    Quit,
     /// End at once.
     Kill,
     /// Freeze.
@@ -23,6 +25,7 @@ pub(crate) fn send(pid: u32, signal: Signal) {
     let name = match signal {
         Signal::Term => "-TERM",
         Signal::Interrupt => "-INT",
+        Signal::Quit => "-QUIT",
         Signal::Kill => "-KILL",
         Signal::Stop => "-STOP",
         Signal::Continue => "-CONT",

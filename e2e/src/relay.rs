@@ -4,11 +4,12 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crate::process::{self, Signal};
-use crate::{Database, await_condition, get, unique};
+use crate::{Database, Host, await_condition, get, unique};
 
 /// How a relay is started.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub struct RelayOptions {
     stdout: Option<PathBuf>,
     environment: Vec<(String, String)>,
     webhooks: Option<SocketAddr>,
+    host: Option<Arc<Host>>,
+    log: Option<PathBuf>,
 }
 
 impl RelayOptions {
@@ -29,6 +32,8 @@ impl RelayOptions {
             stdout: None,
             environment: Vec::new(),
             webhooks: None,
+            host: None,
+            log: None,
         }
     }
 
@@ -40,6 +45,8 @@ impl RelayOptions {
             stdout: None,
             environment: Vec::new(),
             webhooks: None,
+            host: None,
+            log: None,
         }
     }
 
@@ -86,6 +93,20 @@ impl RelayOptions {
         self
     }
 
+    /// It runs on a host of its own.
+    #[must_use]
+    pub fn on(mut self, host: &Arc<Host>) -> Self {
+        self.host = Some(Arc::clone(host));
+        self
+    }
+
+    /// Its log goes into this file, which stays.
+    #[must_use]
+    pub fn log(mut self, path: &Path) -> Self {
+        self.log = Some(path.to_owned());
+        self
+    }
+
     /// Starts it and waits until it says that it is ready.
     pub async fn start(self) -> Relay {
         let mut relay = self.spawn();
@@ -95,15 +116,25 @@ impl RelayOptions {
 
     /// Starts it and waits for nothing.
     pub fn spawn(self) -> Relay {
-        let address = free_address();
-        let name = unique("relay");
-        let log = std::env::temp_dir().join(format!("pg-tide-e2e-{name}.log"));
+        let mut address = free_address();
+        if let Some(host) = &self.host {
+            address.set_ip(host.address().into());
+        }
+        let keeps_log = self.log.is_some();
+        let log = self.log.clone().unwrap_or_else(|| {
+            let name = unique("relay");
+            std::env::temp_dir().join(format!("pg-tide-e2e-{name}.log"))
+        });
         let file = File::create(&log).unwrap();
         let stdout = match &self.stdout {
             Some(path) => File::options().append(true).create(true).open(path).unwrap(),
             None => file.try_clone().unwrap(),
         };
-        let child = Command::new(program())
+        let mut command = match &self.host {
+            Some(host) => host.command(&program()),
+            None => Command::new(program()),
+        };
+        let child = command
             .args(&self.database)
             .args(["--metrics-addr", &address.to_string()])
             .args(&self.arguments)
@@ -118,6 +149,8 @@ impl RelayOptions {
             address,
             webhooks: self.webhooks,
             log,
+            keeps_log,
+            host: self.host,
         }
     }
 }
@@ -129,6 +162,8 @@ pub struct Relay {
     address: SocketAddr,
     webhooks: Option<SocketAddr>,
     log: PathBuf,
+    keeps_log: bool,
+    host: Option<Arc<Host>>,
 }
 
 impl Relay {
@@ -154,6 +189,16 @@ impl Relay {
     /// When it does not.
     pub fn webhooks(&self) -> SocketAddr {
         self.webhooks.unwrap()
+    }
+
+    /// The host on which it runs, if it has one of its own.
+    pub fn host(&self) -> Option<&Arc<Host>> {
+        self.host.as_ref()
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Its process id.
@@ -258,6 +303,9 @@ impl Drop for Relay {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.keeps_log {
+            return;
+        }
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -14,6 +14,7 @@ mod failure;
 mod human;
 mod ownership;
 mod pipeline;
+mod sabotage;
 mod sink;
 mod source;
 mod status;

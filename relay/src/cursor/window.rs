@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Positions, Round};
+use crate::sabotage::Protection;
 
 /// Names one message in the window; dense and rising in the order of sending.
 pub(crate) type Ticket = u64;
@@ -133,6 +134,19 @@ impl Window {
             .and_then(|n| usize::try_from(n).ok());
         if let Some(Entry::Message { settled, .. }) = index.and_then(|n| self.entries.get_mut(n)) {
             *settled = Some(settlement);
+        }
+        if Protection::ContiguousPrefix.is_off() {
+            self.settle_before(index.unwrap_or(0));
+        }
+    }
+
+    /// Takes what was sent before for settled as well: wrong, see
+    /// [`Protection::ContiguousPrefix`].
+    fn settle_before(&mut self, index: usize) {
+        for entry in self.entries.iter_mut().take(index) {
+            if let Entry::Message { settled, .. } = entry {
+                settled.get_or_insert(Settlement::Done);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::{Pool, Session};
 use crate::cursor::{Positions, Progress, Round, Snapshot};
 use crate::encode::Row;
 use crate::failure::Failure;
+use crate::sabotage::Protection;
 
 /// Identity of the cluster in which a snapshot means something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,8 +134,13 @@ pub(crate) async fn read(session: &mut Session, group_id: i32) -> Result<StoredC
 /// epoch. Returns the groups that were written; the others are lost.
 pub(crate) async fn write(session: &mut Session, batch: &[Checkpoint]) -> Result<HashSet<i32>, Failure> {
     let failed = |e| Failure::postgres("writing the checkpoint", &e);
+    let fence = if Protection::EpochFence.is_off() {
+        "u.epoch > 0"
+    } else {
+        "c.epoch = u.epoch"
+    };
     let statement = session
-        .prepare(
+        .prepare(&format!(
             "UPDATE tide.group_cursor c
                 SET old_snapshot = u.old::pg_snapshot, new_snapshot = u.new::pg_snapshot,
                     last_id = u.last_id, committed_offset = u.committed_offset,
@@ -147,9 +153,9 @@ pub(crate) async fn write(session: &mut Session, batch: &[Checkpoint]) -> Result
                            $7::bigint[], $8::bool[], $9::bigint[], $10::bigint[], $11::text[], $12::text[])
                     AS u(group_id, epoch, old, new, last_id, committed_offset, low_water_id, clean,
                          system_identifier, timeline, sink_position, low_water_position)
-              WHERE c.group_id = u.group_id AND c.epoch = u.epoch
-          RETURNING c.group_id",
-        )
+              WHERE c.group_id = u.group_id AND {fence}
+          RETURNING c.group_id"
+        ))
         .await
         .map_err(failed)?;
     macro_rules! column {

@@ -15,6 +15,7 @@ use super::{Backoff, Shared, intake};
 use crate::config::{PipelineSpec, ReverseSpec};
 use crate::database::inbox::{self, Batch, Poison, WriteError, Written};
 use crate::failure::Failure;
+use crate::sabotage::Protection;
 use crate::source::identity::Rules;
 use crate::source::{Incoming, Reader, Source};
 use crate::status::{PipelineStatus, State};
@@ -116,6 +117,11 @@ impl Run<'_> {
             std::mem::swap(&mut batch, &mut next);
             if !self.shared.lease.is_valid() {
                 return Err(Failure::lost("the lock connection did not answer in time"));
+            }
+            if Protection::CommitBeforeAck.is_off() {
+                for message in &batch {
+                    message.ack_early().await;
+                }
             }
             self.name_streams(source, streams, &batch).await?;
             self.store_while_receiving(source, rules, streams, &batch, &mut next, &mut stored)

@@ -22,6 +22,7 @@ use crate::database::Pool;
 use crate::database::cursor::Cluster;
 use crate::encode::{Encoder, Encoding, Event, EventId, Identity, Template};
 use crate::failure::Failure;
+use crate::sabotage::Protection;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +164,9 @@ impl Sink {
         since: &Positions,
         quiet: Duration,
     ) -> Result<HashSet<EventId>, Failure> {
+        if Protection::TailScan.is_off() {
+            return Ok(HashSet::new());
+        }
         match self {
             Self::Kafka(s) => s.landed(since, quiet).await,
             // The stream itself refuses what it has, for minutes.

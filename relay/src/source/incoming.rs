@@ -71,6 +71,14 @@ impl Incoming {
         }
     }
 
+    /// Tells the source so before it is true: wrong, see
+    /// [`Protection::CommitBeforeAck`](crate::sabotage::Protection).
+    pub(crate) async fn ack_early(&self) {
+        if let Ack::Nats(acker) = &self.ack {
+            let _ = acker.ack_with(AckKind::Ack).await;
+        }
+    }
+
     /// Tells the source that the message is stored, or set aside, for good.
     pub(crate) async fn ack(self) -> Result<(), Failure> {
         match self.ack {

@@ -12,6 +12,7 @@ use crate::cursor::{Progress, Round, Snapshot};
 use crate::database::{Pool, outbox};
 use crate::encode::Row;
 use crate::failure::Failure;
+use crate::sabotage::Protection;
 
 /// Up to so many new ids, the messages are found by xid and sorted.
 const FEW: i64 = 4_000;
@@ -90,6 +91,9 @@ impl Reader {
 
     /// `Err(None)` when nobody wants the pages any more.
     async fn read(&mut self, start: Progress) -> Result<(), Option<Failure>> {
+        if Protection::SnapshotCursor.is_off() {
+            return self.follow_ids(start).await;
+        }
         let mut base = start.round.new.clone();
         if start.round.old != start.round.new {
             let after = start.last_id.max(self.low_water_id);
@@ -118,6 +122,35 @@ impl Reader {
             }
             base = round.new.clone();
             known = Some(mark);
+        }
+    }
+
+    /// Reads what has a higher id than anything before: wrong, see
+    /// [`Protection::SnapshotCursor`].
+    async fn follow_ids(&mut self, start: Progress) -> Result<(), Option<Failure>> {
+        let (mut base, mut after, mut known) = (start.round.new.clone(), start.committed_offset, None);
+        loop {
+            let tick = self.next_tick(&base, known).await?;
+            let mark = Mark {
+                sequence_value: tick.sequence_value,
+                next_xid: tick.next_xid,
+            };
+            let all = Round {
+                old: Snapshot::of_nothing(),
+                new: (*tick.snapshot).clone(),
+            };
+            let rows = outbox::copy_by_id(&self.pool, &self.table, &all, after, PAGE_ROWS).await?;
+            after = rows.last().map_or(after, |row| row.id);
+            let new = all.new.clone();
+            let round = Arc::new(Round { old: base, new });
+            self.send(Page {
+                round,
+                starts: Some(mark),
+                rows,
+                ends: true,
+            })
+            .await?;
+            (base, known) = (all.new, Some(mark));
         }
     }
 
