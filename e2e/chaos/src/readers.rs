@@ -2,7 +2,7 @@
 //! pg-tide, note when each message came, and live through outages as client
 //! libraries do.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +26,8 @@ use crate::world::PARTITIONS;
 
 /// Nothing more comes when nothing came for so long, at the end of the log.
 const QUIET: Duration = Duration::from_secs(3);
+/// A client that hears nothing for so long is replaced.
+const SILENT: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Deserialize)]
@@ -42,8 +44,9 @@ struct Seen {
     reads: Vec<Read>,
     /// Values that no publisher made.
     strange: Vec<String>,
-    /// Lanes whose end was reached and that brought nothing since.
-    at_end: HashSet<u16>,
+    /// Lanes whose end was reached and that brought nothing since: when they
+    /// were last seen to be there.
+    at_end: HashMap<u16, Instant>,
     last: Option<Instant>,
 }
 
@@ -86,7 +89,7 @@ impl Notes {
     }
 
     fn at_end(&self, lane: u16) {
-        lock(&self.seen).at_end.insert(lane);
+        lock(&self.seen).at_end.insert(lane, Instant::now());
     }
 }
 
@@ -123,10 +126,12 @@ impl Reader {
         lock(&self.seen).reads.len()
     }
 
-    /// Whether all is read that is there, for a while.
-    pub fn is_quiet(&self) -> bool {
+    /// Whether the end of every lane was seen after `since`, and nothing came
+    /// for a while.
+    pub fn is_quiet(&self, since: Instant) -> bool {
         let seen = lock(&self.seen);
-        seen.at_end.len() == self.lanes && seen.last.is_some_and(|last| last.elapsed() > QUIET)
+        seen.at_end.values().filter(|seen_at| **seen_at > since).count() == self.lanes
+            && seen.last.is_some_and(|last| last.elapsed() > QUIET)
     }
 
     /// Ends it; returns what it has read, and values that no publisher made.
@@ -142,7 +147,24 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// librdkafka forgets the address of a broker alone that was fenced by its
+/// controller, and never comes back: so a client that hears nothing is
+/// replaced, as an application would be restarted.
 fn read_kafka(sink: Sink, brokers: &str, topic: &str, notes: &Notes, stop: &AtomicBool) {
+    let mut next = vec![0; usize::try_from(PARTITIONS).unwrap_or(1)];
+    while !stop.load(Ordering::Relaxed) {
+        read_kafka_once(sink, brokers, topic, notes, stop, &mut next);
+    }
+}
+
+fn read_kafka_once(
+    sink: Sink,
+    brokers: &str,
+    topic: &str,
+    notes: &Notes,
+    stop: &AtomicBool,
+    next: &mut [i64],
+) {
     let committed_only = sink == Sink::Transactional;
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -164,16 +186,19 @@ fn read_kafka(sink: Sink, brokers: &str, topic: &str, notes: &Notes, stop: &Atom
         .create()
         .unwrap();
     let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
+    for (partition, offset) in (0..).zip(&*next) {
         assignment
-            .add_partition_offset(topic, partition, Offset::Beginning)
+            .add_partition_offset(topic, partition, Offset::Offset(*offset))
             .unwrap();
     }
     consumer.assign(&assignment).unwrap();
-    while !stop.load(Ordering::Relaxed) {
-        match consumer.poll(Duration::from_millis(100)) {
+    let mut heard = Instant::now();
+    while !stop.load(Ordering::Relaxed) && heard.elapsed() < SILENT {
+        match consumer.poll(AGAIN) {
             Some(Ok(message)) => {
+                heard = Instant::now();
                 let lane = u16::try_from(message.partition()).unwrap_or(u16::MAX);
+                next[usize::from(lane)] = message.offset() + 1;
                 notes.take(lane, message.payload().unwrap_or_default());
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {

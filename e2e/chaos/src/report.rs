@@ -6,15 +6,17 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::check::Verdict;
-use crate::fault::Kind;
+use crate::fault::{Kind, Target};
 use crate::inbox_check::InboxVerdict;
 use crate::inject::Injected;
 use crate::timing::{Millis, longest_pause, percentile, takeover};
 
 /// What a fault may still be the cause of, after it is mended.
 const AFTERMATH: Millis = 15_000;
-/// How far behind a fault its pause is looked for.
-const REACH: Millis = 8_000;
+/// An owner's pipelines stop so soon when it is broken.
+const AT_ONCE: Millis = 1_500;
+/// The last message before a fault may be so much older than it.
+const BEFORE_NEXT: Millis = 300;
 /// Before a fault, so long nothing may have been broken, for it to be alone.
 const PEACE: Millis = 1_000;
 
@@ -48,7 +50,8 @@ pub fn by_kind(faults: &[Injected], arrivals: &Arrivals, verdict: &Verdict) -> B
             continue;
         }
         let next = faults.get(number + 1).map_or(Millis::MAX, |next| next.began);
-        let until = (fault.began + REACH).min(next);
+        // The pause before the next fault is not this one's.
+        let until = (fault.began + reach(fault)).min(next.saturating_sub(BEFORE_NEXT));
         for (name, arrivals) in arrivals {
             if !fault.pipelines.is_empty() && !fault.pipelines.contains(name) {
                 continue;
@@ -73,6 +76,17 @@ pub fn by_kind(faults: &[Injected], arrivals: &Arrivals, verdict: &Verdict) -> B
         figure.resumed_ms.sort_unstable();
     }
     figures
+}
+
+/// How far behind its beginning the pause begins that it causes. What follows
+/// when a relay is replaced is another matter.
+fn reach(fault: &Injected) -> Millis {
+    let lasting = fault.ended - fault.began;
+    match fault.kind {
+        Kind::RollingRestart | Kind::ScaleRelays => lasting,
+        kind if kind.target() == Target::Relays => AT_ONCE,
+        _ => lasting.max(AT_ONCE),
+    }
 }
 
 /// The fault in whose course something happened: the one that began last.

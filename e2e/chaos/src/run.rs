@@ -233,8 +233,9 @@ async fn rest(world: &World, readers: &BTreeMap<String, Reader>, problems: &mut 
         "0",
     )
     .await;
+    let since = std::time::Instant::now();
     let quiet = answer(PATIENCE, async || {
-        readers.values().all(Reader::is_quiet).then_some(())
+        readers.values().all(|r| r.is_quiet(since)).then_some(())
     })
     .await;
     if quiet.is_none() {
