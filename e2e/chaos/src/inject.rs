@@ -167,6 +167,7 @@ async fn break_relay(world: &World, step: Step) -> Option<(Millis, Vec<String>)>
             sleep(step.lasts).await;
             world.start_relay().await
         }
+        Kind::LateCheckpoint => late_checkpoint(world, step, relay).await,
         Kind::FreezeRelay | Kind::ZombieRelay => {
             relay.signal(Signal::Stop);
             if step.kind == Kind::ZombieRelay {
@@ -203,12 +204,46 @@ async fn break_relay(world: &World, step: Step) -> Option<(Millis, Vec<String>)>
     Some((began, pipelines))
 }
 
+/// What an owner wrote last, and what says that all was well when it ended,
+/// reaches PostgreSQL when another has delivered more and died.
+async fn late_checkpoint(world: &World, step: Step, mut owner: Relay) -> Relay {
+    let (postgres, _) = world.ports();
+    if let Some(host) = owner.host() {
+        host.cut(Way::Both, &[postgres]);
+    }
+    owner.signal(Signal::Term);
+    world.as_superuser(&end_lock_session(owner.pid())).await;
+    sleep(step.lasts).await;
+    let mut others = 0;
+    while let Some(mut other) = world.take(None, step.pick).await {
+        other.kill();
+        world.retire(other).await;
+        others += 1;
+    }
+    if let Some(host) = owner.host() {
+        host.mend();
+    }
+    end(&mut owner).await;
+    world.retire(owner).await;
+    for _ in 0..others {
+        let new = world.start_relay().await;
+        world.give(new).await;
+    }
+    world.start_relay().await
+}
+
 /// SIGTERM, and waits until it is gone.
 async fn end(relay: &mut Relay) {
-    relay.signal(Signal::Term);
+    if relay.ended().is_none() {
+        relay.signal(Signal::Term);
+    }
     let deadline = Instant::now() + ENDING;
     while relay.ended().is_none() {
-        assert!(Instant::now() < deadline, "relay {} does not end within {ENDING:?}", relay.pid());
+        assert!(
+            Instant::now() < deadline,
+            "relay {} does not end within {ENDING:?}",
+            relay.pid()
+        );
         sleep(Duration::from_millis(5)).await;
     }
 }

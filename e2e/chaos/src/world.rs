@@ -228,8 +228,16 @@ impl World {
         let deadline = Instant::now() + PATIENCE;
         while !matches!(get(relay.address(), "/readyz").await, Ok((200, _))) {
             let ended = relay.ended();
-            assert!(ended.is_none(), "a relay ended by itself ({ended:?}): {}", log.display());
-            assert!(Instant::now() < deadline, "a relay is not ready: {}", log.display());
+            assert!(
+                ended.is_none(),
+                "a relay ended by itself ({ended:?}): {}",
+                log.display()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "a relay is not ready: {}",
+                log.display()
+            );
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         relay

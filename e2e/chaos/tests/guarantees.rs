@@ -11,14 +11,22 @@ fn every_proof_that_is_named_exists() {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = std::fs::read_to_string(e2e.join("../docs/guarantees.md")).unwrap();
     let mut proofs = 0;
-    for name in text.split('`').skip(1).step_by(2).filter(|code| code.contains("::")) {
+    for name in text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.contains("::"))
+    {
         if name == "file::test" {
             continue;
         }
         let (file, test) = name.split_once("::").unwrap();
         let path = e2e.join(format!("tests/{file}.rs"));
         let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert!(source.contains(&format!("fn {test}(")), "{file}.rs has no test {test}");
+        assert!(
+            source.contains(&format!("fn {test}(")),
+            "{file}.rs has no test {test}"
+        );
         proofs += 1;
     }
     assert!(proofs > 15, "{proofs}");
