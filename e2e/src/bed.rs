@@ -130,20 +130,31 @@ impl OwnBed {
         self.run(&["start", server], settings).await;
     }
 
+    /// The same, or why it does not answer within the bed's minute.
+    ///
+    /// # Errors
+    /// What the bed says.
+    pub async fn try_start(&self, server: &str) -> Result<(), String> {
+        self.try_run(&["start", server], &[]).await.map(drop)
+    }
+
     async fn run(&self, arguments: &[&str], settings: &[(&str, &str)]) -> String {
+        let answer = self.try_run(arguments, settings).await;
+        answer.unwrap_or_else(|complaint| panic!("{complaint}"))
+    }
+
+    async fn try_run(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Result<String, String> {
         let mut command = self.command(arguments);
         command.envs(settings.iter().copied());
         let output = tokio::task::spawn_blocking(move || command.output())
             .await
             .unwrap()
             .unwrap();
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout).unwrap());
+        }
         let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "bed {}: {arguments:?} failed:\n{complaint}",
-            self.name
-        );
-        String::from_utf8(output.stdout).unwrap()
+        Err(format!("bed {}: {arguments:?} failed:\n{complaint}", self.name))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

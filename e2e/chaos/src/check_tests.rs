@@ -148,7 +148,7 @@ proptest! {
         let found = check(committed(count), &reads);
         prop_assert_eq!(found.lost.len(), taken.len());
         prop_assert_eq!(found.doubled.len(), again.len());
-        prop_assert_eq!(found.foreign.len() as i64, foreign);
+        prop_assert_eq!(i64::try_from(found.foreign.len()), Ok(foreign));
         prop_assert!(found.out_of_order.is_empty());
     }
 

@@ -284,7 +284,7 @@ async fn break_postgres(world: &World, step: Step) -> Millis {
                 world.bed.stop("postgres").await;
             }
             sleep(step.lasts).await;
-            world.bed.start("postgres").await;
+            world.start_server("postgres").await;
         }
     }
     began
@@ -295,7 +295,7 @@ async fn break_broker(world: &World, step: Step) -> Millis {
     if step.kind == Kind::KillBroker {
         world.bed.kill(broker).await;
         sleep(step.lasts).await;
-        world.bed.start(broker).await;
+        world.start_server(broker).await;
     } else {
         world.bed.signal(broker, Signal::Stop);
         sleep(step.lasts).await;

@@ -135,11 +135,18 @@ impl Reader {
     }
 
     /// Ends it; returns what it has read, and values that no publisher made.
-    pub async fn end(self) -> (Vec<Read>, Vec<String>) {
+    pub async fn end(mut self) -> (Vec<Read>, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.expect("the reader ends");
+        (&mut self.task).await.expect("the reader ends");
         let seen = std::mem::take(&mut *lock(&self.seen));
         (seen.reads, seen.strange)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // A thread that reads on would keep the process alive.
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::check::Verdict;
 use crate::fault::{Kind, Target};
 use crate::inbox_check::InboxVerdict;
 use crate::inject::Injected;
-use crate::timing::{Millis, longest_pause, percentile, takeover};
+use crate::timing::{Millis, Pause, longest_pause, percentile, takeover};
 
 /// What a fault may still be the cause of, after it is mended.
 const AFTERMATH: Millis = 15_000;
@@ -190,7 +190,7 @@ impl Report {
             graceful_pause_ms_max: by_kind.get(&Kind::StopRelay).map(|f| f.longest_pause_ms),
             longest_pause_ms: pauses
                 .filter_map(|a| longest_pause(a, 0, Millis::MAX))
-                .map(|pause| pause.length())
+                .map(Pause::length)
                 .max()
                 .unwrap_or(0),
             load_average,

@@ -1,6 +1,7 @@
 //! A run from its plan to its report: the stages joined.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use pg_tide_e2e::{answer, await_condition};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::check::{self, Committed, Outcome, Read, Verdict, ledger_agrees};
+use crate::check::{self, Committed, Id, Outcome, Read, Verdict, ledger_agrees};
 use crate::fault::{Kind, Sink};
 use crate::inbox_check::{Row, check_inbox};
 use crate::inject::Injector;
@@ -339,10 +340,12 @@ fn keep_history(options: &Options, findings: &Findings, reads: &BTreeMap<String,
     for (name, reads) in reads {
         let mut text = "transaction,part,index,key,n,at_ms,lane\n".to_owned();
         for Read { id, key, n, at, lane } in reads {
-            text += &format!(
-                "{},{},{},{key},{n},{at},{lane}\n",
-                id.transaction, id.part, id.index
-            );
+            let Id {
+                transaction,
+                part,
+                index,
+            } = id;
+            let _ = writeln!(text, "{transaction},{part},{index},{key},{n},{at},{lane}");
         }
         write(&options.output.join(format!("reads-{name}.csv")), &text);
     }

@@ -43,13 +43,13 @@ pub fn name(payload: &str) -> Option<Sent> {
 
 enum Client {
     Kafka(FutureProducer),
-    Nats(Nats),
+    Nats(Box<Nats>),
 }
 
 impl Client {
     async fn connect(sink: Sink, address: &str) -> Self {
         if !sink.is_kafka() {
-            return Self::Nats(Nats::connect(address).await);
+            return Self::Nats(Box::new(Nats::connect(address).await));
         }
         let producer = ClientConfig::new()
             .set("bootstrap.servers", address)

@@ -20,6 +20,7 @@ pub const PARTITIONS: i32 = 3;
 pub const INCOMING: &str = "incoming";
 /// For whatever has to come back by itself.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+const STARTS: usize = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Where a forward pipeline leads to.
@@ -210,6 +211,19 @@ impl World {
             Sink::Kafka | Sink::Transactional => &addresses.kafka,
         };
         (port(&addresses.postgres), port(broker))
+    }
+
+    /// Starts a server again, and waits longer than the bed does where a machine
+    /// is busy with other things.
+    pub async fn start_server(&self, server: &str) {
+        let mut complaint = String::new();
+        for _ in 0..STARTS {
+            match self.bed.try_start(server).await {
+                Ok(()) => return,
+                Err(error) => complaint = error,
+            }
+        }
+        panic!("{complaint}");
     }
 
     /// Starts a relay and waits until it is ready, however long PostgreSQL is
