@@ -220,10 +220,12 @@ async fn late_checkpoint(world: &World, step: Step, mut owner: Relay) -> Relay {
         world.retire(other).await;
         others += 1;
     }
-    if let Some(host) = owner.host() {
+    if let Some(host) = owner.host().cloned() {
         host.mend();
+        end(&mut owner).await;
+        // Its kernel delivers what it wrote before the end of the connection.
+        world.await_no_session_from(host.address()).await;
     }
-    end(&mut owner).await;
     world.retire(owner).await;
     for _ in 0..others {
         let new = world.start_relay().await;

@@ -1,13 +1,13 @@
 //! What came of a run: figures by kind of fault, as a table and as JSON. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::check::Verdict;
 use crate::fault::{Kind, Target};
-use crate::inbox_check::InboxVerdict;
+use crate::inbox_check::{InboxVerdict, Sent};
 use crate::inject::Injected;
 use crate::timing::{Millis, Pause, longest_pause, percentile, takeover};
 
@@ -40,7 +40,15 @@ pub struct KindFigures {
 pub type Arrivals = BTreeMap<String, Vec<Millis>>;
 
 /// Figures of all kinds.
-pub fn by_kind(faults: &[Injected], arrivals: &Arrivals, verdict: &Verdict) -> BTreeMap<Kind, KindFigures> {
+pub fn by_kind(findings: &Findings) -> BTreeMap<Kind, KindFigures> {
+    let Findings {
+        faults,
+        arrivals,
+        verdict,
+        inbox,
+        sent_at,
+        ..
+    } = findings;
     let mut figures: BTreeMap<Kind, KindFigures> = BTreeMap::new();
     for (number, fault) in faults.iter().enumerate() {
         let entry = figures.entry(fault.kind).or_default();
@@ -67,9 +75,16 @@ pub fn by_kind(faults: &[Injected], arrivals: &Arrivals, verdict: &Verdict) -> B
             figures.entry(kind).or_default().doubled += 1;
         }
     }
-    for lost in &verdict.lost {
-        if let Some(kind) = cause(faults, lost.at) {
+    let lost_out = verdict.lost.iter().map(|lost| lost.at);
+    let lost_in = inbox.lost.iter().filter_map(|sent| sent_at.get(sent).copied());
+    for at in lost_out.chain(lost_in) {
+        if let Some(kind) = cause(faults, at) {
             figures.entry(kind).or_default().lost += 1;
+        }
+    }
+    for at in inbox.doubled.iter().filter_map(|sent| sent_at.get(sent)) {
+        if let Some(kind) = cause(faults, *at) {
+            figures.entry(kind).or_default().doubled += 1;
         }
     }
     for figure in figures.values_mut() {
@@ -149,6 +164,8 @@ pub struct Findings {
     pub verdict: Verdict,
     /// On the way in.
     pub inbox: InboxVerdict,
+    /// When each message of the way in was acknowledged.
+    pub sent_at: HashMap<Sent, Millis>,
     /// Whatever else is wrong.
     pub problems: Vec<String>,
 }
@@ -168,8 +185,9 @@ impl Report {
             verdict,
             inbox,
             problems,
+            ..
         } = findings;
-        let by_kind = by_kind(faults, arrivals, verdict);
+        let by_kind = by_kind(findings);
         let resumed = |kind| by_kind.get(&kind).map_or(&[][..], |f| f.resumed_ms.as_slice());
         let pauses = arrivals.values();
         Self {
@@ -325,6 +343,17 @@ mod tests {
         lane: 0,
     };
 
+    fn findings(faults: &[Injected], arrivals: Arrivals) -> Findings {
+        Findings {
+            faults: faults.to_vec(),
+            arrivals,
+            verdict: Verdict::default(),
+            inbox: InboxVerdict::default(),
+            sent_at: HashMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
     #[test]
     fn a_takeover_counts_only_when_nothing_else_is_broken() {
         let faults = [
@@ -333,9 +362,20 @@ mod tests {
             fault(Kind::KillRelay, 20_000, 21_000),
         ];
         let arrivals = arrivals(&[9_990, 10_900, 19_995, 20_250, 20_260]);
-        let figures = by_kind(&faults, &arrivals, &Verdict::default());
+        let figures = by_kind(&findings(&faults, arrivals));
         assert_eq!(figures[&Kind::KillRelay].count, 2);
         assert_eq!(figures[&Kind::KillRelay].resumed_ms, [250]);
+    }
+
+    #[test]
+    fn the_pause_of_the_next_fault_is_not_this_ones() {
+        let faults = [
+            fault(Kind::Reconfigure, 10_000, 10_010),
+            fault(Kind::KillBroker, 11_000, 15_000),
+        ];
+        let arrivals = arrivals(&[9_990, 10_050, 10_100, 10_690, 10_995, 15_100]);
+        let figures = by_kind(&findings(&faults, arrivals));
+        assert_eq!(figures[&Kind::Reconfigure].longest_pause_ms, 590);
     }
 
     #[test]
@@ -344,21 +384,21 @@ mod tests {
             fault(Kind::KillBroker, 19_000, 20_400),
             fault(Kind::KillRelay, 20_000, 21_000),
         ];
-        let verdict = Verdict {
-            doubled: vec![(READ.id, 20_500)],
-            lost: vec![Read { at: 19_500, ..READ }],
-            ..Verdict::default()
-        };
-        let figures = by_kind(&faults, &arrivals(&[]), &verdict);
+        let mut findings = findings(&faults, arrivals(&[]));
+        findings.verdict.doubled = vec![(READ.id, 20_500)];
+        findings.verdict.lost = vec![Read { at: 19_500, ..READ }];
+        findings.inbox.lost = vec![(1, 7)];
+        findings.sent_at = HashMap::from([((1, 7), 19_600)]);
+        let figures = by_kind(&findings);
         assert_eq!(figures[&Kind::KillRelay].doubled, 1);
-        assert_eq!(figures[&Kind::KillBroker].lost, 1);
+        assert_eq!(figures[&Kind::KillBroker].lost, 2);
     }
 
     #[test]
     fn pipelines_of_other_relays_do_not_count() {
         let mut kill = fault(Kind::KillRelay, 1_000, 2_000);
         kill.pipelines = vec!["out1".into()];
-        let figures = by_kind(&[kill], &arrivals(&[900, 1_900]), &Verdict::default());
+        let figures = by_kind(&findings(&[kill], arrivals(&[900, 1_900])));
         assert!(figures[&Kind::KillRelay].resumed_ms.is_empty());
     }
 
@@ -366,11 +406,10 @@ mod tests {
     fn a_report_with_anything_wrong_is_not_clean() {
         let report = |verdict, inbox, problems| {
             let findings = Findings {
-                faults: Vec::new(),
-                arrivals: Arrivals::new(),
                 verdict,
                 inbox,
                 problems,
+                ..findings(&[], Arrivals::new())
             };
             Report::new("kafka", 1, 1.0, [0.0; 2], &findings).is_clean()
         };

@@ -1,6 +1,6 @@
 //! A run from its plan to its report: the stages joined.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use crate::check::{self, Committed, Id, Outcome, Read, Verdict, ledger_agrees};
 use crate::fault::{Kind, Sink};
-use crate::inbox_check::{Row, check_inbox};
+use crate::inbox_check::{Row, Sent, check_inbox};
 use crate::inject::Injector;
 use crate::plan::Plan;
 use crate::publishers::{Pace, Publishers};
 use crate::readers::Reader;
 use crate::report::{Arrivals, Findings, Report};
 use crate::senders::{self, Senders};
+use crate::timing::Millis;
 use crate::transaction::{Fate, OUTBOXES, Transactions};
 use crate::world::{INCOMING, PATIENCE, Setting, World};
 
@@ -116,7 +117,7 @@ pub async fn run(options: &Options) -> Report {
         })
         .collect();
     let publishers = Publishers::start(&world.db.url(), &pace);
-    let senders = Senders::start(options.sink, &broker, options.rate_in);
+    let senders = Senders::start(options.sink, &broker, options.rate_in, world.began());
     await_condition(PATIENCE, "all pipelines deliver", async || {
         readers.values().all(|r| r.count() >= WARM).then_some(())
     })
@@ -135,7 +136,7 @@ pub async fn run(options: &Options) -> Report {
     let minutes = began.elapsed().as_secs_f64() / 60.0;
 
     let outcomes = publishers.end().await;
-    let acknowledged = senders.end().await;
+    let sent_at: HashMap<Sent, Millis> = senders.end().await.into_iter().collect();
     let mut problems = Vec::new();
     problems.extend(world.ended().await);
     rest(&world, &readers, &mut problems).await;
@@ -177,7 +178,8 @@ pub async fn run(options: &Options) -> Report {
         faults: injector.done(),
         arrivals,
         verdict,
-        inbox: check_inbox(&acknowledged, &log, &rows),
+        inbox: check_inbox(sent_at.keys().copied(), &log, &rows),
+        sent_at,
         problems,
     };
     let load = [load_before, load_average()];

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use pg_tide_e2e::kafka;
@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::fault::Sink;
 use crate::inbox_check::Sent;
+use crate::timing::Millis;
 use crate::world::INCOMING;
 
 const SENDERS: u32 = 2;
@@ -26,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Senders at work.
 pub struct Senders {
     stop: Arc<AtomicBool>,
-    tasks: JoinSet<Vec<Sent>>,
+    tasks: JoinSet<Vec<(Sent, Millis)>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,8 +81,9 @@ impl Client {
 }
 
 impl Senders {
-    /// Starts them, so many messages a second together.
-    pub fn start(sink: Sink, address: &str, rate: u32) -> Self {
+    /// Starts them, so many messages a second together. `began` is the instant
+    /// from which times are counted.
+    pub fn start(sink: Sink, address: &str, rate: u32, began: Instant) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         let interval = Duration::from_secs(BURST) * SENDERS / rate.max(1);
@@ -101,7 +103,8 @@ impl Senders {
                     // one is, under another number.
                     let answers = join_all(burst.iter().map(|sent| client.send(*sent))).await;
                     let taken = burst.iter().zip(answers).filter(|(_, answer)| *answer);
-                    acknowledged.extend(taken.map(|(sent, _)| *sent));
+                    let at = Millis::try_from(began.elapsed().as_millis()).unwrap_or(Millis::MAX);
+                    acknowledged.extend(taken.map(|(sent, _)| (*sent, at)));
                 }
                 acknowledged
             });
@@ -109,8 +112,8 @@ impl Senders {
         Self { stop, tasks }
     }
 
-    /// Tells them to stop; returns what the broker has acknowledged.
-    pub async fn end(self) -> Vec<Sent> {
+    /// Tells them to stop; returns what the broker has acknowledged, and when.
+    pub async fn end(self) -> Vec<(Sent, Millis)> {
         self.stop.store(true, Ordering::Relaxed);
         self.tasks.join_all().await.concat()
     }

@@ -1,6 +1,7 @@
 //! What is broken and watched: servers of its own, relays on hosts of their
 //! own where this machine can have them, pipelines in both directions.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -314,6 +315,16 @@ impl World {
         );
         let text = self.db.try_text(&sql).await.unwrap_or_default();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until PostgreSQL has no session from this address any more.
+    pub async fn await_no_session_from(&self, address: Ipv4Addr) {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE client_addr = '{address}'");
+        let deadline = Instant::now() + PATIENCE;
+        while self.db.try_text(&sql).await.as_deref() != Ok("0") {
+            assert!(Instant::now() < deadline, "sessions from {address} do not end");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Has PostgreSQL's superuser run this, if it can be reached.
