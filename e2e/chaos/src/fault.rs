@@ -100,7 +100,7 @@ kinds! {
     KillRelay "kill-relay" Relays 300..2000 "an owner is killed (SIGKILL); another relay is started later",
     FreezeRelay "freeze-relay" Relays 2500..7000 "an owner is frozen (SIGSTOP) for longer than its lease, and goes on",
     ZombieRelay "zombie-relay" Relays 2500..6000 "an owner is frozen and its lock session ended, so that another takes over; then it wakes",
-    LateCheckpoint "late-checkpoint" Relays 1500..2500 "an owner ends without its line to PostgreSQL and another takes over; all others die, and what the first wrote arrives",
+    LateCheckpoint "late-checkpoint" Relays 600..1200 "an owner ends without its line to PostgreSQL and another takes over; all others die, and what the first wrote arrives",
     StopRelay "stop-relay" Relays 300..2000 "an owner is asked to end (SIGTERM); another relay is started later",
     RollingRestart "rolling-restart" Relays 200..1000 "each relay is replaced, one after the other",
     ScaleRelays "scale-relays" Relays 1500..4000 "two relays more for a while",

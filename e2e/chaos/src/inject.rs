@@ -222,7 +222,7 @@ async fn late_checkpoint(world: &World, step: Step, mut owner: Relay) -> Relay {
     }
     if let Some(host) = owner.host().cloned() {
         host.mend();
-        end(&mut owner).await;
+        await_end(&mut owner).await;
         // Its kernel delivers what it wrote before the end of the connection.
         world.await_no_session_from(host.address()).await;
     }
@@ -236,9 +236,11 @@ async fn late_checkpoint(world: &World, step: Step, mut owner: Relay) -> Relay {
 
 /// SIGTERM, and waits until it is gone.
 async fn end(relay: &mut Relay) {
-    if relay.ended().is_none() {
-        relay.signal(Signal::Term);
-    }
+    relay.signal(Signal::Term);
+    await_end(relay).await;
+}
+
+async fn await_end(relay: &mut Relay) {
     let deadline = Instant::now() + ENDING;
     while relay.ended().is_none() {
         assert!(
