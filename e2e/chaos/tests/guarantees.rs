@@ -20,12 +20,12 @@ fn every_proof_that_is_named_exists() {
         if name == "file::test" {
             continue;
         }
-        let (file, test) = name.split_once("::").unwrap();
+        let (file, function) = name.split_once("::").unwrap();
         let path = e2e.join(format!("tests/{file}.rs"));
         let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert!(
-            source.contains(&format!("fn {test}(")),
-            "{file}.rs has no test {test}"
+            source.contains(&format!("fn {function}(")),
+            "{file}.rs has no test {function}"
         );
         proofs += 1;
     }
