@@ -23,27 +23,25 @@ pub(crate) enum Protection {
 
 impl Protection {
     /// Whether this process does without it.
-    #[cfg(not(feature = "sabotage"))]
-    pub(crate) const fn is_off(self) -> bool {
-        false
-    }
-
-    /// Whether this process does without it.
-    #[cfg(feature = "sabotage")]
     pub(crate) fn is_off(self) -> bool {
-        static OFF: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-        let off = OFF.get_or_init(|| std::env::var("PG_TIDE_SABOTAGE").ok());
-        off.as_deref() == Some(self.name())
+        switched_off() == Some(self)
     }
+}
 
-    #[cfg(feature = "sabotage")]
-    fn name(self) -> &'static str {
-        match self {
-            Self::EpochFence => "epoch-fence",
-            Self::TailScan => "tail-scan",
-            Self::ContiguousPrefix => "contiguous-prefix",
-            Self::SnapshotCursor => "snapshot-cursor",
-            Self::CommitBeforeAck => "commit-before-ack",
-        }
-    }
+#[cfg(not(feature = "sabotage"))]
+const fn switched_off() -> Option<Protection> {
+    None
+}
+
+#[cfg(feature = "sabotage")]
+fn switched_off() -> Option<Protection> {
+    static OFF: std::sync::OnceLock<Option<Protection>> = std::sync::OnceLock::new();
+    *OFF.get_or_init(|| match std::env::var("PG_TIDE_SABOTAGE").ok()?.as_str() {
+        "epoch-fence" => Some(Protection::EpochFence),
+        "tail-scan" => Some(Protection::TailScan),
+        "contiguous-prefix" => Some(Protection::ContiguousPrefix),
+        "snapshot-cursor" => Some(Protection::SnapshotCursor),
+        "commit-before-ack" => Some(Protection::CommitBeforeAck),
+        _ => None,
+    })
 }
