@@ -19,15 +19,15 @@ impl Pause {
     }
 }
 
-/// The longest pause that was not over at `from` and had begun at `until`.
-/// `arrivals` rise.
+/// The longest pause that was not over at `from` and had begun at `until`; what
+/// of it lies before `from` does not count. `arrivals` rise.
 pub fn longest_pause(arrivals: &[Millis], from: Millis, until: Millis) -> Option<Pause> {
     let first_after = arrivals.partition_point(|at| *at <= from);
     let start = first_after.saturating_sub(1);
     arrivals[start..]
         .windows(2)
         .map(|pair| Pause {
-            began: pair[0],
+            began: pair[0].max(from),
             ended: pair[1],
         })
         .take_while(|pause| pause.began <= until)
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(
             longest_pause(&arrivals, 700, 900),
             Some(Pause {
-                began: 610,
+                began: 700,
                 ended: 2_000
             })
         );
