@@ -221,7 +221,13 @@ impl Drop for Namespace {
         }
         // It takes five seconds and more to go.
         match self
-            .command(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"])
+            .command(&[
+                "delete",
+                "namespace",
+                &self.name,
+                "--wait=false",
+                "--ignore-not-found",
+            ])
             .output()
         {
             Ok(output) if output.status.success() => {}

@@ -19,6 +19,19 @@ async fn drop_passed(session: &Session, ahead: &str) -> Vec<String> {
         .await
 }
 
+/// What happens once the first leaf is past its retention, and no other: when
+/// that is depends on the time of day.
+async fn drop_first(session: &Session) -> Vec<String> {
+    session
+        .rows(
+            "SELECT m.action
+               FROM tide.outbox o, LATERAL (SELECT min(l.upper_bound) AS first FROM tide._leaves(o) l) e,
+                    tide._drop_passed_leaves(o, e.first + o.retention + interval '1 second') m
+              WHERE o.name = 'orders'",
+        )
+        .await
+}
+
 async fn assert_whole(session: &Session) {
     let leaves = session
         .rows(
@@ -159,7 +172,7 @@ async fn without_any_group_retention_alone_decides() {
         .await;
     make_ahead(&session, "2 days").await;
     assert!(drop_passed(&session, "12 hours").await.is_empty());
-    assert_eq!(drop_passed(&session, "31 hours").await[0], "dropped");
+    assert_eq!(drop_first(&session).await, ["dropped"]);
     assert_eq!(session.row("SELECT count(*) FROM tide.orders_outbox").await, "0");
     assert_whole(&session).await;
     // A clock set back finds a place too.
@@ -201,7 +214,7 @@ async fn what_is_to_be_replayed_stays_until_it_was() {
         .await;
     make_ahead(&session, "2 days").await;
     assert_eq!(session.row("SELECT tide.relay_replay('p', 2, NULL)").await, "1");
-    assert_eq!(drop_passed(&session, "31 hours").await, ["kept"]);
+    assert_eq!(drop_first(&session).await, ["kept"]);
     assert_eq!(
         session
             .row("SELECT held_by IS NOT NULL, hint LIKE 'no relay runs pipeline \"p\"%' FROM tide.outbox o, tide._retention(o, now() + interval '31 hours')")
@@ -209,7 +222,7 @@ async fn what_is_to_be_replayed_stays_until_it_was() {
         "t|t"
     );
     session.run("UPDATE tide.redelivery SET done_id = 2").await;
-    assert_eq!(drop_passed(&session, "31 hours").await, ["dropped"]);
+    assert_eq!(drop_first(&session).await, ["dropped"]);
 }
 
 #[tokio::test]
