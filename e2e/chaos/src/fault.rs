@@ -133,23 +133,6 @@ impl Kind {
                 | Self::SlowNetwork
         )
     }
-
-    /// Whether it leaves a producer's messages on their way for longer than
-    /// anybody waits for them: Kafka in its default mode may take them twice
-    /// then (docs/guarantees.md).
-    pub fn outlives_owner(self) -> bool {
-        matches!(
-            self,
-            Self::ZombieRelay | Self::SilenceBroker | Self::CutRelay | Self::CutFromBroker | Self::OneWay
-        )
-    }
-
-    /// Those that the guarantee of a sink covers.
-    pub fn covered_by(sink: Sink) -> Vec<Self> {
-        let all = Self::ALL.iter().copied();
-        all.filter(|kind| sink != Sink::Kafka || !kind.outlives_owner())
-            .collect()
-    }
 }
 
 impl fmt::Display for Kind {
@@ -180,11 +163,5 @@ mod tests {
             assert_eq!(kind.name().parse(), Ok(*kind));
         }
         assert!("kill".parse::<Kind>().unwrap_err().contains("kill-relay"));
-    }
-
-    #[test]
-    fn transactions_cover_everything() {
-        assert_eq!(Kind::covered_by(Sink::Transactional), Kind::ALL);
-        assert!(!Kind::covered_by(Sink::Kafka).contains(&Kind::ZombieRelay));
     }
 }

@@ -20,8 +20,8 @@ struct Arguments {
     /// After how many faults to end, instead of minutes
     #[arg(long)]
     count: Option<usize>,
-    /// Faults, by commas; "covered" are those that the sink's guarantee covers, "all" are all
-    #[arg(long, default_value = "covered")]
+    /// Faults, by commas, or "all"
+    #[arg(long, default_value = "all")]
     faults: String,
     /// kafka, transactional or nats
     #[arg(long, default_value = "kafka")]
@@ -46,9 +46,8 @@ struct Arguments {
     sabotage: Option<String>,
 }
 
-fn kinds(faults: &str, sink: Sink) -> Result<Vec<Kind>, String> {
+fn kinds(faults: &str) -> Result<Vec<Kind>, String> {
     match faults {
-        "covered" => Ok(Kind::covered_by(sink)),
         "all" => Ok(Kind::ALL.to_vec()),
         names => names.split(',').map(|name| name.trim().parse()).collect(),
     }
@@ -57,7 +56,7 @@ fn kinds(faults: &str, sink: Sink) -> Result<Vec<Kind>, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let kinds = match kinds(&arguments.faults, arguments.sink) {
+    let kinds = match kinds(&arguments.faults) {
         Ok(kinds) => kinds,
         Err(error) => {
             eprintln!("pg-tide-chaos: {error}");

@@ -40,7 +40,7 @@ async fn kafka_has_everything_once() {
     let kinds = [
         Kind::KillRelay,
         Kind::StopRelay,
-        Kind::FreezeRelay,
+        Kind::ZombieRelay,
         Kind::RollingRestart,
         Kind::KillPostgres,
         Kind::EndLockSession,

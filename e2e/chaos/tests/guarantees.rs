@@ -36,7 +36,13 @@ fn every_proof_that_is_named_exists() {
 fn every_fault_of_the_late_request_window_is_a_fault_of_the_suite() {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = std::fs::read_to_string(e2e.join("../docs/guarantees.md")).unwrap();
-    for kind in Kind::ALL.iter().filter(|kind| kind.outlives_owner()) {
+    for kind in [
+        Kind::ZombieRelay,
+        Kind::SilenceBroker,
+        Kind::CutRelay,
+        Kind::CutFromBroker,
+        Kind::OneWay,
+    ] {
         assert!(text.contains(&format!("`{kind}`")), "{kind}");
     }
 }
