@@ -211,7 +211,10 @@ async fn defaults_of_the_database_that_hurt_are_none_of_the_relays() {
                 let (client, connection) = connecting.await.unwrap();
                 tokio::spawn(connection);
                 // It is the relay that must bear it.
-                client.batch_execute("SET idle_session_timeout = 0").await.unwrap();
+                client
+                    .batch_execute("SET idle_session_timeout = 0")
+                    .await
+                    .unwrap();
                 for n in part * 500 + 1..=part * 500 + 500 {
                     let publish = format!("SELECT tide.outbox_publish('events', '{{\"n\": {n}}}')");
                     // A serializable publisher may have to try again.
