@@ -51,78 +51,87 @@ async fn assert_all(brokers: &str, topic: &str, last: i64) {
     assert_in_order(&got);
 }
 
+/// A pipeline through a proxy, which has stalled.
+struct Scene {
+    own: OwnBed,
+    proxy: Proxy,
+    db: Database,
+    topic: String,
+}
+
+impl Scene {
+    /// A relay has delivered 100 messages; 100 more come to it when the network
+    /// carries nothing.
+    async fn with_requests_on_their_way(name: &str) -> (Relay, Self) {
+        let (own, proxy) = broker_behind_a_proxy(&format!("kafka-{name}")).await;
+        let db = Database::fresh(&Bed::from_env().postgres, &format!("kafka_{name}")).await;
+        let topic = unique(name);
+        db.create_outboxes(&["events"]).await;
+        db.to_kafka("p", "events", &proxy.address().to_string(), &topic, "{}")
+            .await;
+        let relay = Relay::start(&db).await;
+        db.publish_numbers("events", 1, 100, 10).await;
+        db.await_delivered(SOON).await;
+        proxy.stall();
+        db.publish_numbers("events", 101, 200, 10).await;
+        let scene = Self {
+            own,
+            proxy,
+            db,
+            topic,
+        };
+        (relay, scene)
+    }
+
+    /// All have come, another way.
+    async fn all_but_what_is_late(&self) {
+        self.db.await_text(A_WHILE, PENDING, "0").await;
+        assert_all(&self.own.addresses.kafka, &self.topic, 200).await;
+        assert!(self.proxy.held() > 0, "nothing is late");
+    }
+
+    async fn what_is_late_doubles_nothing(&self) {
+        self.proxy.go_on();
+        await_condition(SOON, "what was late is there", async || {
+            (self.proxy.held() == 0).then_some(())
+        })
+        .await;
+        self.db.publish_numbers("events", 201, 210, 10).await;
+        self.db.await_delivered(SOON).await;
+        assert_all(&self.own.addresses.kafka, &self.topic, 210).await;
+    }
+}
+
 /// The network keeps what it was given for longer than the relay waits for an
 /// acknowledgement, and delivers it after the messages have come another way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_arrives_late_doubles_nothing() {
-    let (own, proxy) = broker_behind_a_proxy("kafka-late").await;
-    let db = Database::fresh(&Bed::from_env().postgres, "kafka_late").await;
-    let topic = unique("late");
-    db.create_outboxes(&["events"]).await;
-    db.to_kafka("p", "events", &proxy.address().to_string(), &topic, "{}")
-        .await;
-    let relay = Relay::start(&db).await;
-    db.publish_numbers("events", 1, 100, 10).await;
-    db.await_delivered(SOON).await;
-
-    proxy.stall();
-    db.publish_numbers("events", 101, 200, 10).await;
+    let (relay, scene) = Scene::with_requests_on_their_way("late").await;
+    let (db, proxy) = (&scene.db, &scene.proxy);
     let silent = "SELECT position('no acknowledgement for 10 s' IN last_error) > 0 AND state = 'retrying' FROM tide.relay_pipeline_status";
     db.await_text(SOON, silent, "t").await;
     relay.await_healthy(SOON, "p", 0).await;
     proxy.go_on_anew();
-    db.await_text(A_WHILE, PENDING, "0").await;
+    scene.all_but_what_is_late().await;
     relay.await_healthy(SOON, "p", 1).await;
-    let brokers = &own.addresses.kafka;
-    assert_all(brokers, &topic, 200).await;
-
-    assert!(proxy.held() > 0, "nothing is late");
-    proxy.go_on();
-    await_condition(SOON, "what was late is there", async || {
-        (proxy.held() == 0).then_some(())
-    })
-    .await;
-    db.publish_numbers("events", 201, 210, 10).await;
-    db.await_delivered(SOON).await;
-    assert_all(brokers, &topic, 210).await;
+    scene.what_is_late_doubles_nothing().await;
 }
 
 /// The same with an owner that is dead by then: its requests lie in the network
 /// while the next one takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_of_a_dead_owner_that_arrives_late_is_refused() {
-    let (own, proxy) = broker_behind_a_proxy("kafka-dead").await;
-    let db = Database::fresh(&Bed::from_env().postgres, "kafka_dead").await;
-    let topic = unique("dead");
-    db.create_outboxes(&["events"]).await;
-    db.to_kafka("p", "events", &proxy.address().to_string(), &topic, "{}")
-        .await;
-    let mut first = Relay::start(&db).await;
-    db.publish_numbers("events", 1, 100, 10).await;
-    db.await_delivered(SOON).await;
-
-    proxy.stall();
-    db.publish_numbers("events", 101, 200, 10).await;
+    let (mut first, scene) = Scene::with_requests_on_their_way("dead").await;
+    let (db, proxy) = (&scene.db, &scene.proxy);
     await_condition(SOON, "a request is on its way", async || {
         (proxy.held() > 0).then_some(())
     })
     .await;
     first.kill();
     proxy.go_on_anew();
-    let _second = Relay::start(&db).await;
-    db.await_text(A_WHILE, PENDING, "0").await;
-    let brokers = &own.addresses.kafka;
-    assert_all(brokers, &topic, 200).await;
-
-    assert!(proxy.held() > 0, "nothing is late");
-    proxy.go_on();
-    await_condition(SOON, "what was late is there", async || {
-        (proxy.held() == 0).then_some(())
-    })
-    .await;
-    db.publish_numbers("events", 201, 210, 10).await;
-    db.await_delivered(SOON).await;
-    assert_all(brokers, &topic, 210).await;
+    let _second = Relay::start(db).await;
+    scene.all_but_what_is_late().await;
+    scene.what_is_late_doubles_nothing().await;
 }
 
 /// An owner is frozen in the middle of sending, replaced, and wakes up.

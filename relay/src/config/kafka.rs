@@ -91,6 +91,11 @@ impl KafkaConnection {
         }
         Ok(connection)
     }
+
+    /// What the relay calls itself to the brokers.
+    pub(crate) fn client_id(&self) -> &str {
+        self.client_id.as_deref().unwrap_or("pg-tide")
+    }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) fn client_config(connection: &KafkaConnection) -> Result<ClientConfig
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &connection.brokers)
-        .set("client.id", connection.client_id.as_deref().unwrap_or("pg-tide"))
+        .set("client.id", connection.client_id())
         .set("socket.nagle.disable", "true")
         .set("socket.timeout.ms", "10000")
         .set("socket.connection.setup.timeout.ms", "4000")

@@ -100,7 +100,7 @@ impl Connection {
         };
         Ok(Self {
             stream,
-            client: options.client_id.clone().unwrap_or_else(|| "pg-tide".into()),
+            client: options.client_id().to_owned(),
             correlation: 0,
             address: address.to_owned(),
         })

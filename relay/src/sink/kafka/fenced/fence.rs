@@ -9,10 +9,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connection::{Connection, words};
-use super::protocol::{self, code};
+use super::protocol::{self, Api, Malformed, code};
 use super::record_batch::ProducerId;
 use crate::broker::kafka::Watch;
 
@@ -127,43 +128,42 @@ struct Call<'a> {
 impl Call<'_> {
     async fn init(&mut self) -> Result<ProducerId, NoFence> {
         let body = protocol::init_producer_id_request(self.transactional_id, TIMEOUT_MS);
-        let mut pause = Pause::until(self.deadline);
-        loop {
-            let answer = self
-                .coordinator
-                .request(protocol::INIT_PRODUCER_ID, &body)
-                .await?;
-            let (code, producer) = protocol::producer_id(answer).map_err(|e| e.to_string())?;
-            if !pause.is_needed(code).await {
-                checked("taking the transactional id over", code)?;
-                return Ok(producer);
-            }
-        }
+        let (code, producer) = self
+            .ask(protocol::INIT_PRODUCER_ID, &body, protocol::producer_id)
+            .await?;
+        checked("taking the transactional id over", code)?;
+        Ok(producer)
     }
 
     async fn add(&mut self, producer: ProducerId, partitions: &[(&str, i32)]) -> Result<(), NoFence> {
         let body = protocol::add_partitions_request(self.transactional_id, producer, partitions);
-        let mut pause = Pause::until(self.deadline);
-        loop {
-            let answer = self
-                .coordinator
-                .request(protocol::ADD_PARTITIONS_TO_TXN, &body)
-                .await?;
-            let (code, topic) = protocol::partitions_added(answer).map_err(|e| e.to_string())?;
-            if !pause.is_needed(code).await {
-                return checked(&format!("fencing topic \"{topic}\""), code);
-            }
-        }
+        let (code, topic) = self
+            .ask(protocol::ADD_PARTITIONS_TO_TXN, &body, protocol::partitions_added)
+            .await?;
+        checked(&format!("fencing topic \"{topic}\""), code)
     }
 
     async fn abort(&mut self, producer: ProducerId) -> Result<(), NoFence> {
         let body = protocol::end_txn_request(self.transactional_id, producer);
+        let read = |answer| protocol::error_code(answer).map(|code| (code, ()));
+        let (code, ()) = self.ask(protocol::END_TXN, &body, read).await?;
+        checked("ending the empty transaction", code)
+    }
+
+    /// Asks until the coordinator is not busy any more; its error code and what
+    /// else it said.
+    async fn ask<T>(
+        &mut self,
+        api: Api,
+        body: &[u8],
+        read: impl Fn(Bytes) -> Result<(i16, T), Malformed>,
+    ) -> Result<(i16, T), NoFence> {
         let mut pause = Pause::until(self.deadline);
         loop {
-            let answer = self.coordinator.request(protocol::END_TXN, &body).await?;
-            let code = protocol::error_code(answer).map_err(|e| e.to_string())?;
+            let answer = self.coordinator.request(api, body).await?;
+            let (code, rest) = read(answer).map_err(|e| e.to_string())?;
             if !pause.is_needed(code).await {
-                return checked("ending the empty transaction", code);
+                return Ok((code, rest));
             }
         }
     }

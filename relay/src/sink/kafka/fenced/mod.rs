@@ -92,11 +92,7 @@ impl FencedProducer {
     ) -> Self {
         let shared = Arc::new(Shared {
             watch,
-            client: spec
-                .connection
-                .client_id
-                .clone()
-                .unwrap_or_else(|| "pg-tide".into()),
+            client: spec.connection.client_id().to_owned(),
             bootstrap,
             queues: Mutex::default(),
             links: Mutex::default(),
