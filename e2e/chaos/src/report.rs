@@ -278,36 +278,25 @@ fn in_ms(value: Option<Millis>) -> String {
     value.map_or_else(|| "-".into(), |ms| format!("{ms} ms"))
 }
 
+/// How many there are, and the first of them; none when there is none.
+fn found<T: std::fmt::Debug>(what: &str, all: &[T]) -> Option<String> {
+    let first = all.first();
+    first.map(|_| format!("{what}: {}, such as {first:?}", all.len()))
+}
+
 fn in_words(inbox: &InboxVerdict) -> impl Iterator<Item = String> {
-    let some = |what: &str, count: usize, first: String| {
-        (count > 0).then(|| format!("{what}: {count}, such as {first}"))
-    };
     [
-        some(
-            "inbox, messages without a row",
-            inbox.lost.len(),
-            format!("{:?}", inbox.lost.first()),
-        ),
-        some(
-            "inbox, messages in more than one row",
-            inbox.doubled.len(),
-            format!("{:?}", inbox.doubled.first()),
-        ),
-        some(
+        found("inbox, messages without a row", &inbox.lost),
+        found("inbox, messages in more than one row", &inbox.doubled),
+        found(
             "inbox, rows of messages that the broker does not have",
-            inbox.foreign.len(),
-            format!("{:?}", inbox.foreign.first()),
+            &inbox.foreign,
         ),
-        some(
+        found(
             "acknowledged messages that the broker lost",
-            inbox.lost_by_broker.len(),
-            format!("{:?}", inbox.lost_by_broker.first()),
+            &inbox.lost_by_broker,
         ),
-        some(
-            "inbox, gaps in the numbers",
-            inbox.gaps.len(),
-            format!("{:?}", inbox.gaps.first()),
-        ),
+        found("inbox, gaps in the numbers", &inbox.gaps),
     ]
     .into_iter()
     .flatten()
