@@ -1,5 +1,5 @@
 //! The operator dies, twice over, and loses its API server; everything
-//! converges, and nothing that flows notices. Alone in the cluster.
+//! converges, and nothing that flows notices. Each test alone in the cluster.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
@@ -8,6 +8,10 @@ use std::time::Duration;
 use pg_tide_cluster_tests::{CHARTS, Cluster, Namespace, OPERATOR_NAMESPACE};
 use pg_tide_e2e::{Bed, Database, kafka, unique};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+/// Held by the test at work: what one takes away, the others need.
+static CLUSTER: Mutex<()> = Mutex::const_new(());
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -81,6 +85,7 @@ async fn kill_operators(cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_killed_at_any_moment_converges() {
+    let _alone = CLUSTER.lock().await;
     let cluster = Cluster::with_operator().await;
     let bed = Bed::from_env();
     // Each time a little later in what the operator does.
@@ -100,6 +105,7 @@ async fn an_operator_that_is_killed_at_any_moment_converges() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_operators_one_works_and_the_other_takes_over() {
+    let _alone = CLUSTER.lock().await;
     let cluster = Cluster::with_operator().await;
     cluster.install_operator(CHARTS, &["--set=replicas=2"]).await;
     let bed = Bed::from_env();
@@ -131,6 +137,7 @@ async fn of_two_operators_one_works_and_the_other_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_api_server_messages_flow_and_afterwards_all_is_well() {
+    let _alone = CLUSTER.lock().await;
     let cluster = Cluster::with_operator().await;
     let bed = Bed::from_env();
     let namespace = cluster.namespace("no-api").await;
@@ -160,6 +167,7 @@ async fn without_an_api_server_messages_flow_and_afterwards_all_is_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_writer_of_the_status_does_not_win() {
+    let _alone = CLUSTER.lock().await;
     let cluster = Cluster::with_operator().await;
     let bed = Bed::from_env();
     let namespace = cluster.namespace("storm").await;
