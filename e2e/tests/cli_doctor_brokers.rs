@@ -39,6 +39,14 @@ async fn kafka_topics_are_compared_with_what_pipelines_need() {
         .await;
     db.to_kafka("hasty", "events", &bed.kafka, &plain, "{\"acks\": \"1\"}")
         .await;
+    db.to_kafka(
+        "tuned",
+        "events",
+        &bed.kafka,
+        &plain,
+        "{\"librdkafka\": {\"socket.keepalive.enable\": \"true\"}}",
+    )
+    .await;
     db.to_kafka("away", "events", "127.0.0.1:1", &plain, "{}").await;
     db.to_kafka("missing", "events", &bed.kafka, &format!("{topic}_missing"), "{}")
         .await;
@@ -77,6 +85,12 @@ async fn kafka_topics_are_compared_with_what_pipelines_need() {
             ["partition 2", "0 to 1"],
         ),
         ("hasty", "warning", "kafka-acks", ["acks", "default"]),
+        (
+            "tuned",
+            "warning",
+            "kafka-late-requests",
+            ["librdkafka", "guarantees.md"],
+        ),
         ("away", "problem", "kafka-unreachable", ["127.0.0.1:1", "refused"]),
         (
             "missing",

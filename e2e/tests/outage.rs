@@ -30,10 +30,11 @@ async fn kafka_may_go_and_come_back() {
     db.publish_numbers("events", 1, 100, 10).await;
     db.await_delivered(SOON).await;
 
+    // Seen also while there is nothing to send.
     own.kill("kafka").await;
+    relay.await_healthy(SOON, "p", 0).await;
     db.publish_number("events", 101).await;
     assert_eq!(db.text(PENDING).await, "1");
-    relay.await_healthy(SOON, "p", 0).await;
     relay.await_log(SOON, &["WARN", "delivery failed", brokers]).await;
     assert_eq!(db.text(PENDING).await, "1");
 
@@ -57,6 +58,40 @@ async fn kafka_may_go_and_come_back() {
     );
     assert_each_once(&got, 1..=20_000);
     assert_in_order(&got);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_are_used_when_leaders_are_asked_for() {
+    let own = OwnBed::up("partitions", &["kafka"], &[]).await;
+    let db = Database::fresh(&Bed::from_env().postgres, "partitions_added").await;
+    let topic = unique("partitions_added");
+    let brokers = &own.addresses.kafka;
+    kafka::create_topic(brokers, &topic, 1, &[]).await;
+    db.create_outboxes(&["events"]).await;
+    let options = r#"{"key": "{id}", "retry": {"max": 1000}}"#;
+    db.to_kafka("p", "events", brokers, &topic, options).await;
+    let _relay = Relay::start(&db).await;
+    db.publish_numbers("events", 1, 10, 10).await;
+    db.await_delivered(SOON).await;
+    kafka::add_partitions(brokers, &topic, 4).await;
+    own.kill("kafka").await;
+    own.start("kafka").await;
+    let mut sent = 10;
+    await_condition(A_WHILE, "messages in the new partitions", async || {
+        db.publish_numbers("events", sent + 1, sent + 10, 10).await;
+        sent += 10;
+        db.await_delivered(SOON).await;
+        let ends = kafka::end_offsets(brokers, &topic).await;
+        (ends.len() == 4 && ends[1..].iter().all(|end| *end > 0)).then_some(())
+    })
+    .await;
+    let got = numbers(
+        kafka::records(brokers, &topic)
+            .await
+            .iter()
+            .map(|r| r.value.as_str()),
+    );
+    assert_each_once(&got, 1..=sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pg_tide_e2e::doctor::doctor;
 use pg_tide_e2e::kafka::{self, values};
 use pg_tide_e2e::{Bed, Database, Listener, Relay, SecuredKafka, assert_each_once, reference, unique};
 use serde_json::{Value, json};
@@ -516,12 +517,26 @@ async fn a_missing_right_is_told() {
         (
             "may only look",
             kafka.address(Listener::Sasl),
-            with(bob, &json!({"topic": seen})),
+            with(bob.clone(), &json!({"topic": seen})),
             &["no right to use the topic", "WRITE"],
         ),
     ];
     assert_told(&kafka, &db, &topic, wrong).await;
     assert_eq!(kafka::records(kafka.open(), &seen).await.len(), 0);
+    // In the default mode that right may be missing, but what it is for as well.
+    db.to_kafka(
+        "unfenced",
+        "events",
+        &kafka.address(Listener::Sasl),
+        &written,
+        &bob.to_string(),
+    )
+    .await;
+    doctor(&db.url(), &["--pipeline", "unfenced"]).await.has(
+        "warning",
+        "kafka-late-requests",
+        &["transactional id", "pg-tide-"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,19 +1,57 @@
 //! Small pools of connections, opened when needed.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{Database, DatabaseError, Profile, Session};
 
-/// A bounded pool of connections of one profile, opened when needed.
+/// Beyond one, a connection that was not needed for so long is closed.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// A bounded pool of connections of one profile, opened when needed and closed
+/// again, all but one, when they are not.
 #[derive(Debug)]
 pub struct Pool {
     database: Database,
     profile: Profile,
     places: Arc<Semaphore>,
-    idle: Mutex<Vec<Session>>,
+    idle: Arc<Mutex<Idle>>,
+}
+
+/// Connections that nobody has on loan.
+#[derive(Debug, Default)]
+struct Idle {
+    /// With the time since when; the one used last is at the end.
+    sessions: VecDeque<(Session, Instant)>,
+    /// Whether somebody sees to it that they are closed.
+    is_watched: bool,
+}
+
+/// Closes what is not needed, until only one is left.
+async fn close_unneeded(idle: Weak<Mutex<Idle>>) {
+    loop {
+        tokio::time::sleep(KEPT).await;
+        let Some(idle) = idle.upgrade() else {
+            return;
+        };
+        let mut idle = idle.lock();
+        while idle.sessions.len() > 1
+            && idle
+                .sessions
+                .front()
+                .is_some_and(|(_, since)| since.elapsed() > KEPT)
+        {
+            idle.sessions.pop_front();
+        }
+        if idle.sessions.len() <= 1 {
+            idle.is_watched = false;
+            return;
+        }
+    }
 }
 
 /// A connection on loan. Goes back to the pool only through [`Pooled::done`],
@@ -29,7 +67,12 @@ pub struct Pooled<'a> {
 impl Pooled<'_> {
     /// Gives the connection back: it is in a clean state.
     pub fn done(self) {
-        self.pool.idle.lock().push(self.session);
+        let mut idle = self.pool.idle.lock();
+        idle.sessions.push_back((self.session, Instant::now()));
+        if idle.sessions.len() > 1 && !idle.is_watched {
+            idle.is_watched = true;
+            tokio::spawn(close_unneeded(Arc::downgrade(&self.pool.idle)));
+        }
     }
 }
 
@@ -41,7 +84,7 @@ impl Pool {
             database,
             profile,
             places: Arc::new(Semaphore::new(size)),
-            idle: Mutex::default(),
+            idle: Arc::default(),
         }
     }
 
@@ -65,8 +108,8 @@ impl Pool {
             })?;
         let reused = {
             let mut idle = self.idle.lock();
-            idle.retain(|s| !s.client.is_closed());
-            idle.pop()
+            idle.sessions.retain(|(session, _)| !session.client.is_closed());
+            idle.sessions.pop_back().map(|(session, _)| session)
         };
         let session = match reused {
             Some(session) => session,

@@ -174,13 +174,27 @@ impl KafkaSinkSpec {
 }
 
 impl KafkaSinkSpec {
-    /// Whether the relay's own producer does all that is asked for. Where it
-    /// does not, librdkafka sends, whose earlier owners cannot be shut out.
+    /// Whether each message shall be in the log once, for readers of all that
+    /// is there.
+    pub(crate) fn is_exactly_once(&self) -> bool {
+        self.delivery == Delivery::ExactlyOnce && self.acks == "all"
+    }
+
+    /// What the relay's own producer does not do of all that is asked for: then
+    /// librdkafka sends, whose earlier owners cannot be shut out.
+    pub(crate) fn needs_library(&self) -> Option<&'static str> {
+        if !self.connection.librdkafka.is_empty() {
+            Some("the config has properties under \"librdkafka\"")
+        } else if self.connection.security.key_password.is_some() {
+            Some("\"tls_key\" is encrypted")
+        } else {
+            None
+        }
+    }
+
+    /// Whether the relay's own producer sends, if the brokers let it.
     pub(crate) fn may_be_fenced(&self) -> bool {
-        self.delivery == Delivery::ExactlyOnce
-            && self.acks == "all"
-            && self.connection.librdkafka.is_empty()
-            && self.connection.security.key_password.is_none()
+        self.is_exactly_once() && self.needs_library().is_none()
     }
 }
 

@@ -29,6 +29,9 @@ pub(super) struct SinkNeeds {
     pub(super) keyed: bool,
     /// The largest record that the client takes.
     pub(super) client_max: i64,
+    /// Why earlier owners of the pipeline cannot be shut out, if that is wanted
+    /// and so.
+    pub(super) unfenced: Option<String>,
     /// The largest message of late.
     pub(super) largest: Option<i64>,
 }
@@ -79,6 +82,7 @@ impl Kafka {
                 ),
             ));
         }
+        found.extend(self.unfenced(subject));
         for topic in &self.topics {
             let before = found.len();
             found.extend(self.topic(subject, topic));
@@ -99,6 +103,22 @@ impl Kafka {
             }
         }
         found
+    }
+
+    fn unfenced(&self, subject: &str) -> Option<Finding> {
+        let why = self.sink.as_ref()?.unfenced.as_ref()?;
+        Some(
+            Finding::warning(
+                "kafka-late-requests",
+                subject,
+                format!(
+                    "A request of a former owner that reaches the brokers late is not refused, and its messages are there twice: {why}."
+                ),
+            )
+            .hint(
+                "see \"late requests\" in docs/guarantees.md; the relay's own producer shuts former owners out, and so does \"delivery\": \"transactional\"",
+            ),
+        )
     }
 
     fn topic(&self, subject: &str, topic: &Topic) -> Vec<Finding> {
@@ -309,7 +329,7 @@ fn sink_fits(subject: &str, topic: &Topic, sink: &SinkNeeds, partitions: usize) 
                 ),
                 format!(
                     "set \"librdkafka\": {{\"message.max.bytes\": {}}} in the config",
-                    needs.max(sink.client_max) * 2
+                    needs.saturating_mul(2)
                 ),
             )
         };

@@ -33,6 +33,7 @@ fn fine() -> Kafka {
             keyed: false,
             client_max: 1_000_000,
             largest: Some(2_000),
+            unfenced: None,
         }),
     }
 }
@@ -152,4 +153,19 @@ fn a_template_without_topics_is_told_as_such() {
     kafka.topics.clear();
     kafka.template = Some("{event_type}".into());
     assert_eq!(kafka.findings("pipeline p")[0].code, "kafka-topic-template");
+}
+
+#[test]
+fn whose_former_owners_cannot_be_shut_out_is_told() {
+    let mut kafka = fine();
+    kafka.sink.as_mut().unwrap().unfenced = Some("\"tls_key\" is encrypted".into());
+    let findings = kafka.findings("pipeline p");
+    assert_eq!(findings.len(), 2, "{findings:#?}");
+    assert_eq!(findings[0].severity, Severity::Warning);
+    assert_eq!(findings[0].code, "kafka-late-requests");
+    assert!(
+        findings[0].message.contains("encrypted"),
+        "{}",
+        findings[0].message
+    );
 }

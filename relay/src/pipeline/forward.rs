@@ -251,6 +251,7 @@ impl Run<'_> {
         let (sender, mut pages) = mpsc::channel(1);
         let reader = Reader::new(
             Arc::clone(&self.shared.readers),
+            &self.shared.outboxes,
             self.forward.table.clone(),
             self.shared.ticks.clone(),
             sender,
@@ -320,7 +321,7 @@ impl Run<'_> {
             }
             let idle = a.window.is_empty() && current.is_none();
             let rests = idle && a.landed.is_empty() && !a.checkpoints.delivered && drain_until.is_none();
-            if rests && a.sleeps_at <= now && place.leave_if_many() {
+            if rests && a.sleeps_at <= now && place.leave_if_many(a.sink.is_heavy()) {
                 self.checkpoint_now(a, true).await?;
                 return Ok(Ended::Idle);
             }

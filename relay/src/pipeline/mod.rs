@@ -26,7 +26,7 @@ use crate::database::Pool;
 use crate::database::cursor::Cluster;
 use crate::failure::{Class, Failure};
 use crate::ownership::Lease;
-use crate::source::outbox::Tick;
+use crate::source::outbox::{Outboxes, Tick};
 use crate::status::{PipelineStatus, State};
 use crate::supervisor::checkpoint::Checkpointer;
 
@@ -34,6 +34,7 @@ use crate::supervisor::checkpoint::Checkpointer;
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) readers: Arc<Pool>,
+    pub(crate) outboxes: Outboxes,
     pub(crate) writers: Arc<Pool>,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) ticks: watch::Receiver<Option<Tick>>,

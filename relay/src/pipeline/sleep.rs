@@ -1,5 +1,5 @@
 //! Pipelines that have nothing to send give their connections back when a
-//! relay has many of them: a Kafka producer has threads of its own, and a
+//! relay has many of them: a client of librdkafka has threads of its own, and a
 //! thousand of them, idle, would take more than a core.
 //!
 //! A sleeping pipeline keeps its lock and reads on; its checkpoint is clean.
@@ -9,24 +9,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::forward::Run;
 use crate::failure::Failure;
 use crate::source::outbox::Reader;
 
-/// So many pipelines stay connected however idle they are.
-const CONNECTED: usize = 50;
+/// Pipelines of so much weight in all stay connected however idle they are.
+const STAY: usize = 1_000;
+/// Of one with a connection, or none.
+const LIGHT: usize = 1;
+/// Of one with threads of its own.
+const HEAVY: usize = 20;
 /// Beyond that, a pipeline that has sent messages keeps its connection for so
 /// long after the last one.
 pub(super) const AFTER: Duration = Duration::from_secs(10);
 /// One that had nothing to send when it connected waits for less.
 pub(super) const AT_FIRST: Duration = Duration::from_secs(1);
-/// So many connect at a time, unless that takes too long: brokers that do not
-/// answer must not keep other pipelines waiting.
+/// So many connect at a time.
 const CONNECTING: usize = 16;
-const TURN: Duration = Duration::from_secs(1);
+/// A turn lasts no longer: brokers that do not answer must not keep other
+/// pipelines waiting.
+const TURN: Duration = Duration::from_millis(250);
 
 /// The connected pipelines of a relay.
 #[derive(Debug, Clone)]
@@ -34,52 +39,71 @@ pub(crate) struct Connected(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    count: AtomicUsize,
-    connecting: Semaphore,
+    weight: AtomicUsize,
+    connecting: Arc<Semaphore>,
 }
 
 impl Connected {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
-            count: AtomicUsize::new(0),
-            connecting: Semaphore::new(CONNECTING),
+            weight: AtomicUsize::new(0),
+            connecting: Arc::new(Semaphore::new(CONNECTING)),
         }))
     }
 
     /// Counts a pipeline for as long as the place is held.
     pub(super) fn enter(&self) -> Place {
-        self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.0.weight.fetch_add(LIGHT, Ordering::Relaxed);
         Place {
-            connected: Some(self.clone()),
+            connected: self.clone(),
+            weight: LIGHT,
         }
     }
 
     /// Waits for the turn to connect.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        let turn = tokio::time::timeout(TURN, self.0.connecting.acquire());
-        turn.await.ok().and_then(Result::ok)
+    pub(super) async fn turn(&self) -> Turn {
+        let place = Arc::clone(&self.0.connecting).acquire_owned().await;
+        let held = tokio::spawn(async move {
+            tokio::time::sleep(TURN).await;
+            drop(place);
+        });
+        Turn(held.abort_handle())
+    }
+}
+
+/// Somebody's turn to connect; passes on when it is dropped, or after a while.
+#[derive(Debug)]
+pub(super) struct Turn(AbortHandle);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
 /// A pipeline's place among the connected ones.
 #[derive(Debug)]
 pub(super) struct Place {
-    connected: Option<Connected>,
+    connected: Connected,
+    /// Nothing once it was given up.
+    weight: usize,
 }
 
 impl Place {
-    /// Gives the place up if there are more than stay connected.
-    pub(super) fn leave_if_many(&mut self) -> bool {
-        let left = self.connected.as_ref().is_some_and(|connected| {
-            let count = &connected.0.count;
-            count
-                .try_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                    (n > CONNECTED).then(|| n - 1)
-                })
-                .is_ok()
-        });
+    /// Gives the place up if there are more than may stay connected. `heavy` is
+    /// whether the pipeline's sink has threads of its own.
+    pub(super) fn leave_if_many(&mut self, heavy: bool) -> bool {
+        let all = &self.connected.0.weight;
+        if heavy && self.weight == LIGHT {
+            all.fetch_add(HEAVY - LIGHT, Ordering::Relaxed);
+            self.weight = HEAVY;
+        }
+        let without = |all: usize| (self.weight > 0 && all > STAY).then(|| all - self.weight);
+        let left = all
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, without)
+            .is_ok();
         if left {
-            self.connected = None;
+            self.weight = 0;
         }
         left
     }
@@ -87,9 +111,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(connected) = &self.connected {
-            connected.0.count.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.connected.0.weight.fetch_sub(self.weight, Ordering::Relaxed);
     }
 }
 
@@ -104,6 +126,7 @@ impl Run<'_> {
         let (sender, mut pages) = mpsc::channel(1);
         let reader = Reader::new(
             Arc::clone(&self.shared.readers),
+            &self.shared.outboxes,
             self.forward.table.clone(),
             self.shared.ticks.clone(),
             sender,
@@ -135,17 +158,38 @@ impl Run<'_> {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_too_long_to_connect_keeps_nobody_waiting() {
+        let connected = Connected::new();
+        let mut turns = Vec::new();
+        for _ in 0..CONNECTING {
+            turns.push(connected.turn().await);
+        }
+        let waiting = tokio::time::timeout(TURN / 2, connected.turn());
+        assert!(waiting.await.is_err(), "all turns are taken");
+        drop(turns.pop());
+        turns.push(tokio::time::timeout(TURN / 4, connected.turn()).await.unwrap());
+        let begun = tokio::time::Instant::now();
+        turns.push(connected.turn().await);
+        assert!(begun.elapsed() <= TURN, "{:?}", begun.elapsed());
+    }
+
     #[test]
     fn as_many_as_may_stay_do() {
-        let connected = Connected::new();
-        let mut places: Vec<Place> = (0..CONNECTED + 3).map(|_| connected.enter()).collect();
-        let left = places
-            .iter_mut()
-            .filter_map(|p| p.leave_if_many().then_some(()))
-            .count();
-        assert_eq!(left, 3);
-        assert!(!places[0].leave_if_many(), "once");
-        drop(places);
-        assert_eq!(connected.0.count.load(Ordering::Relaxed), 0);
+        for (heavy, stay) in [(false, STAY), (true, STAY / HEAVY)] {
+            let connected = Connected::new();
+            let mut places: Vec<Place> = (0..stay + 3).map(|_| connected.enter()).collect();
+            // The first time, the weights of the later ones are not known yet.
+            let mut left = 0;
+            for _ in 0..2 {
+                left += places
+                    .iter_mut()
+                    .filter_map(|p| p.leave_if_many(heavy).then_some(()))
+                    .count();
+            }
+            assert_eq!(left, 3, "heavy: {heavy}");
+            drop(places);
+            assert_eq!(connected.0.weight.load(Ordering::Relaxed), 0);
+        }
     }
 }

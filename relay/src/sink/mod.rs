@@ -6,7 +6,7 @@
 //! one, and is then opened anew and its broker's tail read.
 
 pub(crate) mod inbox;
-mod kafka;
+pub(crate) mod kafka;
 mod nats;
 mod stdout;
 mod suspects;
@@ -103,6 +103,14 @@ impl Sink {
             SinkSpec::Webhook(spec) => Self::Webhook(Box::new(webhook::WebhookSink::open(spec, opening)?)),
             SinkSpec::Stdout => Self::Stdout(stdout::StdoutSink::open(identity)),
         })
+    }
+
+    /// Whether it has threads of its own that cost something without work.
+    pub(crate) fn is_heavy(&self) -> bool {
+        match self {
+            Self::Kafka(s) => s.is_heavy(),
+            Self::Nats(_) | Self::Inbox(_) | Self::Webhook(_) | Self::Stdout(_) => false,
+        }
     }
 
     /// The encoder for a sink of this kind.

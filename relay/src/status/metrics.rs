@@ -58,6 +58,8 @@ pub(crate) struct Metrics {
     pub(crate) owned: Gauge<i64, AtomicI64>,
     pub(crate) ownership_events: Family<OwnershipEvent, Counter>,
     pub(crate) checkpoint_errors: Counter,
+    pub(crate) outbox_reads: Counter,
+    pub(crate) outbox_reads_shared: Counter,
 }
 
 /// From 0.5 ms to about 65 s.
@@ -84,6 +86,8 @@ impl Metrics {
             owned: Gauge::default(),
             ownership_events: Family::default(),
             checkpoint_errors: Counter::default(),
+            outbox_reads: Counter::default(),
+            outbox_reads_shared: Counter::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -155,6 +159,16 @@ impl Metrics {
             "ownership_events",
             "Pipelines acquired, released and lost",
             metrics.ownership_events.clone(),
+        );
+        registry.register(
+            "outbox_reads",
+            "Queries for an outbox's new messages, backlogs aside",
+            metrics.outbox_reads.clone(),
+        );
+        registry.register(
+            "outbox_reads_shared",
+            "Queries spared because another pipeline's was shared",
+            metrics.outbox_reads_shared.clone(),
         );
         registry.register(
             "checkpoint_errors",

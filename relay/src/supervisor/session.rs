@@ -17,6 +17,7 @@ use crate::database::{Database, Pool, Profile, Session, cursor};
 use crate::failure::Failure;
 use crate::ownership::{Lease, assign};
 use crate::pipeline::{Connected, Shared};
+use crate::source::outbox::Outboxes;
 use crate::source::webhook::Routes;
 use crate::status::Metrics;
 
@@ -113,6 +114,7 @@ pub(super) async fn run(
     let checkpointer = Checkpointer::start(Arc::clone(&writers), Arc::clone(metrics), &mut background);
     let shared = Shared {
         readers: Arc::new(Pool::new(database.clone(), Profile::Read, 3)),
+        outboxes: Outboxes::new(Arc::clone(metrics)),
         writers,
         checkpointer,
         ticks,

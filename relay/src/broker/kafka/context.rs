@@ -96,6 +96,15 @@ impl Watch {
         self.trouble().map(|trouble| trouble.cause)
     }
 
+    /// A reason why our own client has no connection, with what to do about it.
+    pub(crate) fn explain(&self, reason: &str) -> String {
+        let connection = &self.0.connection;
+        match Cause::of(reason, connection).and_then(|cause| cause.words(reason, connection)) {
+            Some(words) => format!("{words} ({reason})"),
+            None => reason.to_owned(),
+        }
+    }
+
     /// Why there is no connection.
     pub(crate) fn reason(&self) -> Option<String> {
         let Trouble { cause, reason, .. } = self.trouble()?;

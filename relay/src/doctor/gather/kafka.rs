@@ -12,7 +12,10 @@ use crate::broker::kafka;
 use crate::config::KafkaConnection;
 use crate::doctor::kafka::{Kafka, Partition, SinkNeeds, Topic, TopicSettings, TopicState};
 use crate::doctor::pipelines::Refusal;
+use crate::sink::kafka::denies_fence;
 
+/// librdkafka's own default of message.max.bytes.
+pub(super) const CLIENT_MAX: i64 = 1_000_000;
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between the first word of trouble and giving up, another may say more.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -25,6 +28,8 @@ pub(in crate::doctor) struct Question {
     pub(in crate::doctor) topics: Vec<String>,
     pub(in crate::doctor) template: Option<String>,
     pub(in crate::doctor) sink: Option<SinkNeeds>,
+    /// Whether the relay's own producer sends, if the brokers let it.
+    pub(in crate::doctor) may_be_fenced: bool,
 }
 
 pub(in crate::doctor) async fn look(question: Question) -> Result<Kafka, Refusal> {
@@ -43,6 +48,11 @@ pub(in crate::doctor) async fn look(question: Question) -> Result<Kafka, Refusal
             let reason = watch.explained().await.unwrap_or_else(|| kafka::describe(&error));
             return Err(Refusal::kafka(format!("kafka {at}: {reason}"), watch.cause()));
         }
+    };
+    let denied = if question.may_be_fenced {
+        denies_fence(&watch).await
+    } else {
+        None
     };
     let settings = Settings::read(&config, watch, brokers.first().copied(), &states).await;
     let client_max = question
@@ -65,7 +75,12 @@ pub(in crate::doctor) async fn look(question: Question) -> Result<Kafka, Refusal
         template: question.template,
         auto_create: settings.auto_create(),
         sink: question.sink.map(|sink| SinkNeeds {
-            client_max: client_max.unwrap_or(sink.client_max),
+            client_max: client_max.unwrap_or(if denied.is_some() {
+                CLIENT_MAX
+            } else {
+                sink.client_max
+            }),
+            unfenced: denied.or(sink.unfenced),
             ..sink
         }),
     })

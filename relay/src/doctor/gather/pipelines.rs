@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio_postgres::Client;
 
+use super::kafka::CLIENT_MAX;
 use super::{kafka, nats};
 use crate::config::{
     InboxSinkSpec, KafkaSinkSpec, KafkaSourceSpec, NatsSinkSpec, NatsSourceSpec, PipelineSpec, SinkSpec,
@@ -15,6 +16,7 @@ use crate::database::outbox::quote;
 use crate::database::ownership::{PIPELINES, pipeline_row};
 use crate::doctor::kafka::SinkNeeds;
 use crate::doctor::pipelines::{Broker, Pipeline, Refusal, Side};
+use crate::sink::kafka::LARGEST;
 use crate::sink::{inbox, webhook};
 use crate::source::nats::{durable_description, durable_name};
 
@@ -26,8 +28,6 @@ const AT_ONCE: usize = 8;
 const LATEST: i64 = 1_000;
 /// Of how many topics that a template led to.
 const TOPICS: usize = 20;
-/// librdkafka's own default of message.max.bytes.
-const CLIENT_MAX: i64 = 1_000_000;
 
 fn failed(what: &str) -> impl Fn(tokio_postgres::Error) -> String + '_ {
     move |e| format!("{what}: {}", describe(&e))
@@ -225,9 +225,14 @@ async fn kafka_sink(sink: &KafkaSinkSpec, known: &Known) -> Result<Broker, Refus
             acks_all: sink.acks == "all",
             partition: sink.partition,
             keyed: sink.key.is_some(),
-            client_max: CLIENT_MAX,
+            client_max: if sink.may_be_fenced() { LARGEST } else { CLIENT_MAX },
             largest: known.largest,
+            unfenced: sink
+                .needs_library()
+                .filter(|_| sink.is_exactly_once())
+                .map(str::to_owned),
         }),
+        may_be_fenced: sink.may_be_fenced(),
     };
     kafka::look(question).await.map(|k| Broker::Kafka(Box::new(k)))
 }
@@ -238,6 +243,7 @@ async fn kafka_source(source: &KafkaSourceSpec) -> Result<Broker, Refusal> {
         topics: source.topics.clone(),
         template: None,
         sink: None,
+        may_be_fenced: false,
     };
     kafka::look(question).await.map(|k| Broker::Kafka(Box::new(k)))
 }

@@ -47,6 +47,8 @@ pub(super) enum Trouble {
     GaveUp,
     /// Another owner has shut this one out.
     Fenced,
+    /// This topic has more partitions than before.
+    Grown(String),
 }
 
 /// Which brokers are away. librdkafka tells when one goes, not when it is
@@ -103,8 +105,13 @@ impl Reports {
         self.end(Trouble::GaveUp);
     }
 
+    /// The first trouble stays; only that no broker could be reached may pass.
     pub(super) fn end(&self, trouble: Trouble) {
-        *self.0.trouble.lock() = Some(trouble);
+        let mut first = self.0.trouble.lock();
+        if matches!(*first, None | Some(Trouble::NoBroker(_))) {
+            *first = Some(trouble);
+        }
+        drop(first);
         self.0.news.notify_one();
     }
 

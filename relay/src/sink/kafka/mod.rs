@@ -35,10 +35,20 @@ const QUEUE_FULL_TRIES: u32 = 5_000;
 
 /// Brokers end a connection on which a request of more than 100 MiB comes
 /// (`socket.request.max.bytes`), and would do so again and again.
-const LARGEST: usize = 64 << 20;
+pub(crate) const LARGEST: i64 = 64 << 20;
 
 /// The same trouble is told again after so long.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// Of the transactional ids of all pipelines.
+const ID_PREFIX: &str = "pg-tide-";
+
+/// Why earlier owners of a pipeline to these brokers cannot be shut out, if so.
+/// Takes nothing over from an owner that is at work.
+pub(crate) async fn denies_fence(watch: &kafka::Watch) -> Option<String> {
+    let bootstrap = producer::addresses(&watch.connection().brokers);
+    fenced::denied(watch, &bootstrap, &format!("{ID_PREFIX}doctor")).await
+}
 
 /// See the module's description.
 pub(crate) struct KafkaSink {
@@ -68,11 +78,14 @@ impl KafkaSink {
         max_in_flight: usize,
     ) -> Result<Self, Failure> {
         let transactional = spec.delivery == Delivery::Transactional;
-        let id = format!("pg-tide-{origin}-{}", identity.pipeline);
-        let producer = Producer::new(spec, max_in_flight, transactional.then_some(&id))?;
-        let fenced = spec.may_be_fenced().then(|| {
+        let id = format!("{ID_PREFIX}{origin}-{}", identity.pipeline);
+        let may_be_fenced = spec.may_be_fenced();
+        let transactional_id = transactional.then_some(id.as_str());
+        let producer = Producer::new(spec, max_in_flight, transactional_id, !may_be_fenced)?;
+        let fenced = may_be_fenced.then(|| {
             let (watch, reports) = (producer.watch.clone(), producer.reports.clone());
-            FencedProducer::new(spec, id, watch, producer.bootstrap(), reports)
+            let bootstrap = producer::addresses(&spec.connection.brokers);
+            FencedProducer::new(spec, id, watch, bootstrap, reports)
         });
         let mut sink = Self {
             spec: spec.clone(),
@@ -185,7 +198,7 @@ impl KafkaSink {
                     "the brokers cannot be made to refuse what an earlier owner sends late: {reason}; see docs/guide/security-kafka.md"
                 );
                 self.fenced = None;
-                Ok(())
+                self.producer.send()
             }
             Err(NoFence::Denied(reason) | NoFence::NoCoordinator(reason) | NoFence::Failed(reason)) => {
                 Err(self.producer.said(&reason))
@@ -256,6 +269,11 @@ impl KafkaSink {
         Ok(there.map(|(name, position)| (name.clone(), *position)).collect())
     }
 
+    /// Whether the library sends, which has threads for it.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.fenced.is_none()
+    }
+
     /// Whether more may be sent now, or outcomes must come first.
     pub(crate) fn accepts(&self) -> bool {
         self.transaction.as_ref().is_none_or(Transaction::accepts)
@@ -275,7 +293,7 @@ impl KafkaSink {
         let opaque = usize::try_from(ticket).unwrap_or(usize::MAX) << TOPIC_BITS | topic;
         let redelivery = event.redelivery.map(|r| r.to_string());
         if let Some(fenced) = &mut self.fenced {
-            if event.payload.len() > LARGEST {
+            if i64::try_from(event.payload.len()).is_ok_and(|size| size > LARGEST) {
                 return Ok(Some(kafka::describe_code(RDKafkaErrorCode::MessageSizeTooLarge)));
             }
             let to = To {
@@ -298,8 +316,9 @@ impl KafkaSink {
         if let Some(partition) = self.spec.partition {
             record = record.partition(partition);
         }
+        let inner = self.producer.inner()?;
         for _ in 0..QUEUE_FULL_TRIES {
-            match self.producer.inner.send(record) {
+            match inner.send(record) {
                 Ok(()) => {
                     self.in_flight += 1;
                     if let Some(transaction) = &mut self.transaction {
@@ -336,7 +355,7 @@ impl KafkaSink {
         loop {
             if let Some(transaction) = &mut self.transaction {
                 if let Some(end) = transaction.due() {
-                    transaction.ending = Some(self.producer.end(end));
+                    transaction.ending = Some(self.producer.end(end)?);
                 }
                 if let Some(ending) = &mut transaction.ending {
                     let ended = ending.await;
@@ -436,10 +455,7 @@ impl KafkaSink {
                     position: offset,
                 }),
                 // No position is kept for it until the sink is opened anew.
-                None => Err(self.producer.said(&format!(
-                    "topic \"{}\" has more partitions than before; opening it anew",
-                    topic.name
-                ))),
+                None => Err(self.producer.grown(&topic.name)),
             },
             // acks=0: nothing is known of the place.
             Ok(_) => Ok(Outcome::Unplaced),

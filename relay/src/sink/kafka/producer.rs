@@ -1,10 +1,11 @@
 //! The producer: what is asked of the brokers beside sending, and its failures
 //! in words.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
@@ -20,6 +21,8 @@ use crate::failure::Failure;
 /// failed of.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const METADATA_TURN: Duration = Duration::from_millis(500);
+/// For looking why nothing is acknowledged.
+const LOOKING: Duration = Duration::from_secs(2);
 /// Before a broker is asked again that has said "not now".
 const METADATA_PAUSE: Duration = Duration::from_millis(50);
 /// A transaction's beginning or end that takes longer has failed.
@@ -31,6 +34,10 @@ const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 /// idle producer 0.3 % of a core.
 const POLL: Duration = Duration::from_secs(1);
 
+/// A client that does not send is closed when nothing was asked of it for so
+/// long: its threads take a thousandth of a core each, doing nothing.
+const KEPT: Duration = Duration::from_secs(5);
+
 pub(super) type Inner = BaseProducer<Reports>;
 
 /// A topic as the brokers tell it: name, number of partitions, error.
@@ -40,10 +47,27 @@ type TopicMetadata = (String, i32, Option<RDKafkaErrorCode>);
 pub(super) struct Producer {
     brokers: String,
     patience: Duration,
-    pub(super) inner: Arc<Inner>,
+    /// What became of records; troubles of whoever sends.
     pub(super) reports: Reports,
     pub(super) watch: Watch,
+    shared: Arc<Shared>,
+}
+
+/// What it takes to open a client, and the one that is open.
+struct Shared {
+    spec: KafkaSinkSpec,
+    max_in_flight: usize,
+    transactional_id: Option<String>,
+    client: Mutex<Option<Client>>,
+}
+
+/// A client of the library, and the thread that takes its reports.
+struct Client {
+    inner: Arc<Inner>,
+    reports: Reports,
     stop: Arc<AtomicBool>,
+    /// When it was last wanted. None: it is there to stay.
+    used: Option<Instant>,
 }
 
 /// How a transaction ends. The next one is begun at once: a transaction
@@ -54,15 +78,10 @@ pub(super) enum End {
     Abort,
 }
 
-impl Producer {
-    pub(super) fn new(
-        spec: &KafkaSinkSpec,
-        max_in_flight: usize,
-        transactional_id: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let watch = Watch::new(&spec.connection);
-        let reports = Reports::new(watch.clone());
-        let inner = client::producer(spec, max_in_flight, transactional_id, reports.clone())?;
+impl Client {
+    fn open(shared: &Shared, reports: Reports, used: Option<Instant>) -> Result<Self, Failure> {
+        let id = shared.transactional_id.as_deref();
+        let inner = client::producer(&shared.spec, shared.max_in_flight, id, reports.clone())?;
         let inner = Arc::new(inner);
         let stop = Arc::new(AtomicBool::new(false));
         let (polled, stopped) = (Arc::clone(&inner), Arc::clone(&stop));
@@ -75,17 +94,112 @@ impl Producer {
             })
             .map_err(|e| Failure::transient(format!("kafka: starting a thread: {e}")))?;
         Ok(Self {
+            inner,
+            reports,
+            stop,
+            used,
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Nothing more of it is to be sent, however long the thread takes.
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+/// Closes the client when it was not wanted for a while.
+async fn close_unused(shared: Weak<Shared>) {
+    let mut until = Instant::now() + KEPT;
+    loop {
+        tokio::time::sleep_until(until).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let mut client = shared.client.lock();
+        match client.as_ref().and_then(|client| client.used) {
+            Some(used) if used.elapsed() < KEPT => until = used + KEPT,
+            Some(_) => {
+                *client = None;
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+impl Producer {
+    /// With `sends`, the library's client is there for good; otherwise while
+    /// something is asked of it.
+    pub(super) fn new(
+        spec: &KafkaSinkSpec,
+        max_in_flight: usize,
+        transactional_id: Option<&str>,
+        sends: bool,
+    ) -> Result<Self, Failure> {
+        let watch = Watch::new(&spec.connection);
+        let mut producer = Self {
             brokers: spec.connection.brokers.clone(),
             // The first answer may have to wait for a token.
             patience: match spec.connection.security.sasl {
                 Some(Sasl::OAuth(_)) => METADATA_TIMEOUT + kafka::TOKEN_TIMEOUT,
                 _ => METADATA_TIMEOUT,
             },
-            inner,
-            reports,
+            reports: Reports::new(watch.clone()),
             watch,
-            stop,
-        })
+            shared: Arc::new(Shared {
+                spec: spec.clone(),
+                max_in_flight,
+                transactional_id: transactional_id.map(str::to_owned),
+                client: Mutex::default(),
+            }),
+        };
+        if sends {
+            producer.send()?;
+        }
+        Ok(producer)
+    }
+
+    /// From now on the library sends.
+    pub(super) fn send(&mut self) -> Result<(), Failure> {
+        let client = Client::open(&self.shared, self.reports.clone(), None)?;
+        *self.shared.client.lock() = Some(client);
+        Ok(())
+    }
+
+    /// The library's client. One that does not send has its own reports, which
+    /// nobody reads: calls tell what is wrong.
+    fn client(&self) -> Result<(Arc<Inner>, Reports), Failure> {
+        let mut client = self.shared.client.lock();
+        let open = match &mut *client {
+            Some(open) => open,
+            none => {
+                let reports = Reports::new(self.watch.clone());
+                let opened = Client::open(&self.shared, reports, Some(Instant::now()))?;
+                tokio::spawn(close_unused(Arc::downgrade(&self.shared)));
+                none.insert(opened)
+            }
+        };
+        open.used = open.used.map(|_| Instant::now());
+        Ok((Arc::clone(&open.inner), open.reports.clone()))
+    }
+
+    pub(super) fn inner(&self) -> Result<Arc<Inner>, Failure> {
+        self.client().map(|(inner, _)| inner)
+    }
+
+    /// What the library has given up for.
+    fn fatal(&self) -> Option<(RDKafkaErrorCode, String)> {
+        let client = self.shared.client.lock();
+        client.as_ref()?.inner.client().fatal_error()
+    }
+
+    /// Whether the library sends.
+    fn sends(&self) -> bool {
+        let client = self.shared.client.lock();
+        client.as_ref().is_some_and(|client| client.used.is_none())
     }
 
     pub(super) fn said(&self, words: &str) -> Failure {
@@ -113,6 +227,12 @@ impl Producer {
         }
     }
 
+    pub(super) fn grown(&self, topic: &str) -> Failure {
+        self.said(&format!(
+            "topic \"{topic}\" has more partitions than before; opening it anew"
+        ))
+    }
+
     pub(super) fn fenced(&self) -> Failure {
         Failure::lost(format!(
             "kafka {}: another owner of the pipeline has begun to send; the broker takes nothing more from this one",
@@ -123,7 +243,7 @@ impl Producer {
     /// What makes the producer useless. The library is asked itself first: it
     /// refuses to send before it has reported why.
     pub(super) fn trouble(&self) -> Option<Failure> {
-        if let Some((code, reason)) = self.inner.client().fatal_error() {
+        if let Some((code, reason)) = self.fatal() {
             return Some(if kafka::is_fencing(code) {
                 self.fenced()
             } else {
@@ -134,12 +254,13 @@ impl Producer {
             Trouble::NoBroker(reason) => self.unreachable(reason),
             Trouble::GaveUp => self.said("the producer gave up"),
             Trouble::Fenced => self.fenced(),
+            Trouble::Grown(topic) => self.grown(&topic),
         })
     }
 
     /// That no broker can be reached, once each time that the library says so.
     pub(super) fn no_broker(&self) -> Option<Failure> {
-        if self.inner.client().fatal_error().is_some() {
+        if self.fatal().is_some() {
             return None;
         }
         self.reports
@@ -148,7 +269,11 @@ impl Producer {
     }
 
     fn unreachable(&self, reason: String) -> Failure {
-        let reason = self.watch.reason().unwrap_or(reason);
+        let reason = if self.sends() {
+            self.watch.reason().unwrap_or(reason)
+        } else {
+            self.watch.explain(&reason)
+        };
         self.said(&format!("no broker can be reached: {reason}"))
     }
 
@@ -163,7 +288,7 @@ impl Producer {
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + patience;
         loop {
-            let (inner, reports, call) = (Arc::clone(&self.inner), self.reports.clone(), call.clone());
+            let ((inner, reports), call) = (self.client()?, call.clone());
             let result = blocking(move || call(&inner, &reports)).await?;
             match result {
                 Ok(answer) => return Ok(answer),
@@ -199,11 +324,6 @@ impl Producer {
             Ok(topics.collect())
         })
         .await
-    }
-
-    /// The addresses that are in the options.
-    pub(super) fn bootstrap(&self) -> Vec<(String, u16)> {
-        self.brokers.split(',').filter_map(address).collect()
     }
 
     /// Makes sure that the brokers answer.
@@ -251,24 +371,25 @@ impl Producer {
     /// Why the brokers acknowledge nothing, as far as that can be seen from
     /// here, and whether the topic is there, as far as is known.
     pub(super) async fn why_stalled(&self, topic: &str) -> (String, bool) {
-        let (inner, name) = (Arc::clone(&self.inner), topic.to_owned());
-        let looked = blocking(move || {
+        // A client that is made only now has to connect first.
+        let patience = if self.sends() { METADATA_TURN } else { LOOKING };
+        let name = topic.to_owned();
+        let look = move |inner: &Inner, _: &Reports| {
             let metadata = inner.client().fetch_metadata(Some(&name), METADATA_TURN)?;
             let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
             Ok(partitions
                 .map(|p| (p.id(), p.leader(), p.isr().len(), p.replicas().len()))
                 .min_by_key(|(_, leader, in_sync, _)| (*leader >= 0, *in_sync)))
-        })
-        .await;
+        };
+        let looked = self.turns("the brokers do not answer", patience, look).await;
         let reason = match looked {
-            Ok(Ok(None)) => return (format!("topic \"{topic}\" is gone"), false),
-            Ok(Ok(Some((id, leader, ..)))) if leader < 0 => {
+            Ok(None) => return (format!("topic \"{topic}\" is gone"), false),
+            Ok(Some((id, leader, ..))) if leader < 0 => {
                 format!("partition {id} of topic \"{topic}\" has no leader: brokers that hold it are away")
             }
-            Ok(Ok(Some((id, _, in_sync, replicas)))) => format!(
+            Ok(Some((id, _, in_sync, replicas))) => format!(
                 "the brokers answer; perhaps topic \"{topic}\" has fewer in-sync replicas than its min.insync.replicas wants (partition {id}: {in_sync} of {replicas} in sync)"
             ),
-            Ok(Err(error)) => self.failure("the brokers do not answer", &error).message,
             Err(failure) => failure.message,
         };
         (reason, true)
@@ -298,16 +419,16 @@ impl Producer {
             |inner, _| inner.init_transactions(METADATA_TURN),
         )
         .await?;
-        self.inner
+        self.inner()?
             .begin_transaction()
             .map_err(|e| self.failure("beginning a transaction", &e))
     }
 
     /// Ends the transaction, all of whose messages are reported, and begins
     /// the next.
-    pub(super) fn end(&self, end: End) -> tokio::task::JoinHandle<Result<(), KafkaError>> {
-        let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || {
+    pub(super) fn end(&self, end: End) -> Result<tokio::task::JoinHandle<Result<(), KafkaError>>, Failure> {
+        let inner = self.inner()?;
+        Ok(tokio::task::spawn_blocking(move || {
             // Reported is not yet gone from the library's queue; a commit that
             // finds something there waits in a poll of 100 ms, while the
             // producer's own thread takes what it waits for.
@@ -320,7 +441,7 @@ impl Producer {
                 End::Abort => inner.abort_transaction(TRANSACTION_TIMEOUT)?,
             }
             inner.begin_transaction()
-        })
+        }))
     }
 
     /// Drops what is still queued. An open transaction is aborted, so that it
@@ -329,21 +450,18 @@ impl Producer {
     pub(super) async fn close(self, in_transaction: bool) {
         let useless = self.reports.trouble().is_some();
         let _ = blocking(move || {
-            if in_transaction && !useless {
-                let _ = self.inner.abort_transaction(CLOSING_TIMEOUT);
+            let client = self.shared.client.lock().take();
+            if let Some(client) = client.filter(|_| in_transaction && !useless) {
+                let _ = client.inner.abort_transaction(CLOSING_TIMEOUT);
             }
-            drop(self);
         })
         .await;
     }
 }
 
-impl Drop for Producer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // Nothing more of it is to be sent, however long the thread takes.
-        self.inner.purge(PurgeConfig::default().queue().inflight());
-    }
+/// Of a list of brokers as it is in the options.
+pub(super) fn addresses(brokers: &str) -> Vec<(String, u16)> {
+    brokers.split(',').filter_map(address).collect()
 }
 
 /// Of `host:port`, `[host]:port` or either alone.

@@ -69,6 +69,16 @@ pub(super) async fn set(
     }
 }
 
+/// Whether the cluster would let this client have a fence, as far as can be
+/// seen without taking an id over.
+pub(super) async fn probe(
+    watch: &Watch,
+    brokers: &[(String, u16)],
+    transactional_id: &str,
+) -> Result<(), NoFence> {
+    find(watch, brokers, transactional_id).await.map(drop)
+}
+
 async fn attempt(
     watch: &Watch,
     brokers: &[(String, u16)],

@@ -1,4 +1,4 @@
-//! The connection to one broker, kept while there is something to send: takes
+//! The connection to one broker, kept while it leads a partition: takes
 //! batches from the queues, several requests at a time, and hands the answers
 //! back. When it breaks, what was under way is sent again under its numbers.
 
@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn run(shared: Arc<Shared>, broker: i32, wake: Arc<Notify>) {
     let mut pause = SHORTEST_PAUSE;
     loop {
-        shared.await_work(broker, &wake).await;
+        shared.await_want(broker, &wake).await;
         let Some((host, port)) = shared.queues.lock().address(broker) else {
             shared.refresh.notify_one();
             tokio::time::sleep(pause).await;

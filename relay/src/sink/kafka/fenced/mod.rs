@@ -40,10 +40,24 @@ use crate::status::now_micros;
 
 pub(super) use self::fence::NoFence;
 
+/// Why the cluster would not let this client shut earlier owners out, if so.
+pub(super) async fn denied(
+    watch: &Watch,
+    bootstrap: &[(String, u16)],
+    transactional_id: &str,
+) -> Option<String> {
+    match fence::probe(watch, bootstrap, transactional_id).await {
+        Err(NoFence::Denied(reason) | NoFence::NoCoordinator(reason)) => Some(reason),
+        Ok(()) | Err(NoFence::Fenced | NoFence::Failed(_)) => None,
+    }
+}
+
 /// Messages without a key go to one partition for so long: fewer and larger
 /// batches.
 const STAY: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The topics are looked at so often without cause.
+const LOOK: Duration = Duration::from_mins(5);
 
 /// What the tasks share with the sink.
 struct Shared {
@@ -206,18 +220,18 @@ impl Shared {
         }
     }
 
-    /// Waits until there is something for a broker.
-    async fn await_work(&self, broker: i32, wake: &Notify) {
-        loop {
-            let due = self.queues.lock().due(broker, Instant::now());
-            match due {
-                Due::Now => return,
-                Due::At(at) => tokio::select! {
-                    () = wake.notified() => {}
-                    () = tokio::time::sleep_until(at) => {}
-                },
-                Due::Later => wake.notified().await,
-            }
+    /// Waits until a broker is wanted: there is something for it, or it has
+    /// just been found to lead. The connection to it is made also without work,
+    /// since its end is what tells that the broker is gone.
+    async fn await_want(&self, broker: i32, wake: &Notify) {
+        let due = self.queues.lock().due(broker, Instant::now());
+        match due {
+            Due::Now => {}
+            Due::At(at) => tokio::select! {
+                () = wake.notified() => {}
+                () = tokio::time::sleep_until(at) => {}
+            },
+            Due::Later => wake.notified().await,
         }
     }
 
@@ -244,13 +258,17 @@ impl Shared {
 /// Asks who leads, whenever that is in doubt.
 async fn refresh(shared: Arc<Shared>) {
     loop {
-        shared.refresh.notified().await;
+        // Partitions may have been added.
+        let _ = tokio::time::timeout(LOOK, shared.refresh.notified()).await;
         let mut pause = AGAIN;
         loop {
             match ask(&shared).await {
                 Ok(()) if !shared.queues.lock().lacks_leaders() => break,
                 Ok(()) => {}
-                Err(reason) => tracing::debug!("asking for leaders: {reason}"),
+                Err(reason) => {
+                    tracing::debug!("asking for leaders: {reason}");
+                    shared.reports.end(Trouble::NoBroker(reason));
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -274,8 +292,11 @@ async fn ask(shared: &Arc<Shared>) -> Result<(), String> {
         };
         match asked.await {
             Ok(metadata) => {
-                let leading = shared.queues.lock().learn(metadata);
-                link(shared, &leading);
+                let learnt = shared.queues.lock().learn(metadata);
+                link(shared, &learnt.leading);
+                if let Some(topic) = learnt.grown {
+                    shared.reports.end(Trouble::Grown(topic));
+                }
                 return Ok(());
             }
             Err(reason) => last = reason,

@@ -42,6 +42,15 @@ pub(super) enum Over {
     Refused,
 }
 
+/// What metadata tell.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Learnt {
+    /// The brokers that lead something.
+    pub(super) leading: Vec<i32>,
+    /// A topic that has more partitions than are known.
+    pub(super) grown: Option<String>,
+}
+
 /// One batch of a request that has no answer yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Awaited {
@@ -112,21 +121,24 @@ impl Queues {
         self.brokers.values().cloned().collect()
     }
 
-    /// Takes in who leads what; returns the brokers that lead something.
-    pub(super) fn learn(&mut self, metadata: Metadata) -> Vec<i32> {
+    /// Takes in who leads what.
+    pub(super) fn learn(&mut self, metadata: Metadata) -> Learnt {
         for (id, host, port) in metadata.brokers {
             self.brokers.insert(id, (host, port));
         }
-        let mut leading = Vec::new();
+        let mut learnt = Learnt::default();
         for (topic, partition, leader) in metadata.leaders {
             if let Some(slot) = self.slot(&topic, partition) {
                 slot.leader = leader;
-                leading.push(leader);
+                learnt.leading.push(leader);
+            } else if self.by_name.contains_key(&topic) {
+                learnt.grown = Some(topic);
             }
         }
-        leading.sort_unstable();
-        leading.dedup();
-        leading
+        learnt.leading.retain(|leader| *leader != NOBODY);
+        learnt.leading.sort_unstable();
+        learnt.leading.dedup();
+        learnt
     }
 
     fn slot(&mut self, topic: &str, partition: i32) -> Option<&mut Slot> {

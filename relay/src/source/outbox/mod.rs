@@ -1,12 +1,18 @@
 //! Reads an outbox: waits for a tick that may bring something, and reads the
 //! messages that became visible since the last one, in pages, in id order.
 //!
-//! Two shapes of query, chosen here: few new messages are found by xid, a
+//! Several readers of one outbox share what they read while they are near each
+//! other. Two shapes of query, chosen here: few new messages are found by xid, a
 //! backlog is walked by id. Both give the same rows for the same round.
+
+mod shared;
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+
+pub(crate) use self::shared::Outboxes;
+use self::shared::{Place, Step};
 
 use crate::cursor::{Progress, Round, Snapshot};
 use crate::database::{Pool, outbox};
@@ -54,6 +60,7 @@ pub(crate) struct Page {
 pub(crate) struct Reader {
     pool: Arc<Pool>,
     table: String,
+    place: Place,
     ticks: watch::Receiver<Option<Tick>>,
     pages: mpsc::Sender<Result<Page, Failure>>,
     page_rows: usize,
@@ -64,6 +71,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(
         pool: Arc<Pool>,
+        outboxes: &Outboxes,
         table: String,
         ticks: watch::Receiver<Option<Tick>>,
         pages: mpsc::Sender<Result<Page, Failure>>,
@@ -73,6 +81,7 @@ impl Reader {
         let page_rows = first_page_rows.clamp(1, PAGE_ROWS);
         Self {
             pool,
+            place: outboxes.enter(&table),
             table,
             ticks,
             pages,
@@ -101,6 +110,11 @@ impl Reader {
         }
         let mut known: Option<Mark> = None;
         loop {
+            let step = self.place.step_from(&base);
+            if let Some(reached) = self.join(step).await? {
+                (base, known) = reached;
+                continue;
+            }
             let tick = self.next_tick(&base, known).await?;
             let round = Arc::new(Round {
                 old: base,
@@ -112,7 +126,12 @@ impl Reader {
             };
             match known {
                 Some(before) if mark.sequence_value - before.sequence_value <= FEW => {
-                    self.look(&round, before, mark).await?;
+                    let step = self.place.begin(&round, mark);
+                    if let Some(reached) = self.join(step).await? {
+                        (base, known) = reached;
+                        continue;
+                    }
+                    self.look(&round, mark, None).await?;
                 }
                 Some(before) => {
                     let after = self.floor(&round, before).await?;
@@ -178,30 +197,56 @@ impl Reader {
         Ok(lowest.map_or(before.sequence_value, |id| before.sequence_value.min(id - 1)))
     }
 
+    /// Takes a step together with others; returns where it leads. None when
+    /// there is no such step.
+    async fn join(
+        &mut self,
+        step: Option<Arc<Step>>,
+    ) -> Result<Option<(Snapshot, Option<Mark>)>, Option<Failure>> {
+        let Some(step) = step else {
+            return Ok(None);
+        };
+        let taken = self.look(&step.round, step.mark, Some(&step)).await?;
+        Ok(taken.then(|| (step.round.new.clone(), Some(step.mark))))
+    }
+
     /// Few messages: by xid. When they turn out to be many, goes on by id.
-    async fn look(&mut self, round: &Arc<Round>, before: Mark, now: Mark) -> Result<(), Option<Failure>> {
+    /// False when others have found a step too large for that.
+    async fn look(
+        &mut self,
+        round: &Arc<Round>,
+        mark: Mark,
+        step: Option<&Arc<Step>>,
+    ) -> Result<bool, Option<Failure>> {
         let limit = self.page_rows;
-        let rows = outbox::read_by_xid(&self.pool, &self.table, round, limit).await?;
-        if rows.len() < limit {
-            return self
-                .send(Page {
-                    round: Arc::clone(round),
-                    starts: Some(now),
-                    rows,
-                    ends: true,
-                })
-                .await;
+        let read = Box::pin(async {
+            self.place.count_read();
+            let rows = outbox::read_by_xid(&self.pool, &self.table, round, limit).await?;
+            let complete = rows.len() < limit;
+            Ok((rows, complete))
+        });
+        let taken = match step {
+            Some(step) => self.place.take(step, read).await?,
+            None => Some(read.await?),
+        };
+        let Some((rows, ends)) = taken else {
+            return Ok(false);
+        };
+        let last = rows.last().map(|row| row.id).filter(|_| !ends);
+        if !ends {
+            self.adapt(&rows);
         }
-        let after = rows.last().map_or(before.sequence_value, |row| row.id);
-        self.adapt(&rows);
         self.send(Page {
             round: Arc::clone(round),
-            starts: Some(now),
+            starts: Some(mark),
             rows,
-            ends: false,
+            ends,
         })
         .await?;
-        self.walk(round, after, None).await
+        if let Some(after) = last {
+            self.walk(round, after, None).await?;
+        }
+        Ok(true)
     }
 
     /// Pages by id after `after`, to the end of the round.
