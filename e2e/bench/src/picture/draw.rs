@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -97,24 +98,47 @@ fn draw_panel(panel: &Panel, area: &Area<'_>) -> Drawn {
         X::Numbers { ticks, .. } => Axis::at(&ticks.iter().map(|(x, _)| *x).collect::<Vec<_>>()),
         X::Things(things) => Axis::of_things(things.len()),
     };
-    let (x_title, x_height) = match &panel.x {
-        X::Numbers { title, .. } => (*title, 52),
-        X::Things(_) => ("", 48),
-    };
     let mut chart = ChartBuilder::on(&body)
         .margin_right(20)
         .margin_top(6)
         .margin_left(6)
-        .x_label_area_size(x_height)
+        .x_label_area_size(52)
         .y_label_area_size(74)
         .build_cartesian_2d(x.clone(), y.clone())?;
+    draw_axes(panel, &mut chart, (&x, &y))?;
+    if let X::Things(things) = &panel.x {
+        for (n, thing) in things.iter().enumerate() {
+            let (left, bottom) = chart.backend_coord(&(n as f64 + 0.5, y.from));
+            let (base_left, base_top) = body.get_base_pixel();
+            for (line, part) in (0..).zip(thing.split('|')) {
+                let at = (left - base_left, bottom - base_top + 14 + line * 16);
+                text(&body, part, at, TEXT - 1.0, GREY)?;
+            }
+        }
+    }
+    for (n, series) in panel.series.iter().enumerate() {
+        match &panel.x {
+            X::Numbers { .. } => draw_line(series, &mut chart, (&x, &y))?,
+            X::Things(_) => draw_bars(series, (n, panel.series.len()), &mut chart, &y)?,
+        }
+    }
+    Ok(())
+}
+
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
+
+fn draw_axes(panel: &Panel, chart: &mut Chart<'_, '_>, (x, y): (&Axis, &Axis)) -> Drawn {
+    let title = match &panel.x {
+        X::Numbers { title, .. } => title,
+        X::Things(_) => "",
+    };
     let label = |place: &f64| match &panel.x {
         X::Numbers { ticks, .. } => ticks
             .iter()
-            .find(|(x, _)| (x.log10() - place).abs() < 1e-9)
+            .find(|(number, _)| (x.place(*number) - place).abs() < 1e-9)
             .map(|(_, text)| text.clone())
             .unwrap_or_default(),
-        // Written below, since they may have two lines.
+        // They may have two lines, which plotters cannot.
         X::Things(_) => String::new(),
     };
     let mut mesh = chart.configure_mesh();
@@ -130,77 +154,60 @@ fn draw_panel(panel: &Panel, area: &Area<'_>) -> Drawn {
         .y_label_formatter(&|place| y.text(*place))
         .label_style((FONT, TEXT).into_font().color(&GREY))
         .axis_desc_style((FONT, TEXT).into_font().color(&BLACK))
-        .x_desc(x_title)
+        .x_desc(title)
         .y_desc(panel.y)
         .draw()?;
-    if let X::Things(things) = &panel.x {
-        for (n, thing) in things.iter().enumerate() {
-            let (left, bottom) = chart.backend_coord(&(n as f64 + 0.5, y.from));
-            let (base_left, base_top) = body.get_base_pixel();
-            for (line, part) in (0..).zip(thing.split('|')) {
-                let at = (left - base_left, bottom - base_top + 14 + line * 16);
-                text(&body, part, at, TEXT - 1.0, GREY)?;
-            }
-        }
+    Ok(())
+}
+
+/// Medians as dots on a line, and through each a thin one from the smallest to the largest value.
+fn draw_line(series: &Series, chart: &mut Chart<'_, '_>, (x, y): (&Axis, &Axis)) -> Drawn {
+    let style = series.style();
+    let places = || {
+        let points = series.points.iter();
+        points.map(|point| (x.place(point.x), y.place(point.median)))
+    };
+    if series.limit {
+        chart.draw_series(DashedLineSeries::new(places(), 6, 4, style))?;
+    } else {
+        chart.draw_series(LineSeries::new(places(), style))?;
     }
-    let number = panel.series.len();
-    for (n, series) in panel.series.iter().enumerate() {
-        let style = series.style();
-        match &panel.x {
-            X::Numbers { .. } => {
-                let places = || {
-                    series
-                        .points
-                        .iter()
-                        .map(|point| (x.place(point.x), y.place(point.median)))
-                };
-                if series.limit {
-                    chart.draw_series(DashedLineSeries::new(places(), 6, 4, style))?;
-                } else {
-                    chart.draw_series(LineSeries::new(places(), style))?;
-                }
-                let dot = if series.limit { style } else { style.filled() };
-                chart.draw_series(places().map(|place| Circle::new(place, 4, dot)))?;
-            }
-            X::Things(_) => {
-                let width = BARS_SHARE / number as f64;
-                let left = |x: f64| x + (1.0 - BARS_SHARE) / 2.0 + n as f64 * width;
-                chart.draw_series(series.points.iter().map(|point| {
-                    let corners = [
-                        (left(point.x), y.from),
-                        (left(point.x) + width * 0.92, y.place(point.median)),
-                    ];
-                    Rectangle::new(corners, style.filled())
-                }))?;
-            }
-        }
-        // From the smallest to the largest value.
-        chart.draw_series(series.points.iter().map(|point| {
-            let x = match &panel.x {
-                X::Numbers { .. } => x.place(point.x),
-                X::Things(_) => {
-                    let width = BARS_SHARE / number as f64;
-                    point.x + (1.0 - BARS_SHARE) / 2.0 + (n as f64 + 0.46) * width
-                }
-            };
-            let ends = vec![(x, y.place(point.least)), (x, y.place(point.most))];
-            let colour = match &panel.x {
-                X::Numbers { .. } => series.colour.rgb(),
-                X::Things(_) => BLACK,
-            };
-            PathElement::new(ends, colour.stroke_width(1))
-        }))?;
-    }
+    let dot = if series.limit { style } else { style.filled() };
+    chart.draw_series(places().map(|place| Circle::new(place, 4, dot)))?;
+    chart.draw_series(series.points.iter().map(|point| {
+        let x = x.place(point.x);
+        let ends = vec![(x, y.place(point.least)), (x, y.place(point.most))];
+        PathElement::new(ends, style.stroke_width(1))
+    }))?;
+    Ok(())
+}
+
+/// Medians as the n-th of so many bars beside each other, with the same thin line.
+fn draw_bars(series: &Series, (n, number): (usize, usize), chart: &mut Chart<'_, '_>, y: &Axis) -> Drawn {
+    let width = BARS_SHARE / number as f64;
+    let left = |x: f64| x + (1.0 - BARS_SHARE) / 2.0 + n as f64 * width;
+    let right = |x: f64| left(x) + width * 0.92;
+    chart.draw_series(series.points.iter().map(|point| {
+        let corners = [(left(point.x), y.from), (right(point.x), y.place(point.median))];
+        Rectangle::new(corners, series.style().filled())
+    }))?;
+    chart.draw_series(series.points.iter().map(|point| {
+        let x = f64::midpoint(left(point.x), right(point.x));
+        let ends = vec![(x, y.place(point.least)), (x, y.place(point.most))];
+        PathElement::new(ends, BLACK.stroke_width(1))
+    }))?;
     Ok(())
 }
 
 impl Series {
+    /// Of a limit paler. Not transparent: lines of the grid would be seen through bars.
     fn style(&self) -> ShapeStyle {
-        let colour = self.colour.rgb();
+        let RGBColor(red, green, blue) = self.colour.rgb();
+        let pale = |part: u8| part / 2 + 120;
         if self.limit {
-            colour.mix(0.55).stroke_width(2)
+            RGBColor(pale(red), pale(green), pale(blue)).stroke_width(2)
         } else {
-            colour.stroke_width(2)
+            RGBColor(red, green, blue).stroke_width(2)
         }
     }
 }

@@ -1,18 +1,22 @@
 //! Which pictures there are, and which figures are in them.
 
-use super::{Colour, Panel, Picture, Point, Series, X};
+use super::points::Figures;
+use super::{Colour, Panel, Picture, X};
 use crate::broker::Broker;
 use crate::families::spread::Spread;
 use crate::families::{backlog, idle, load, pipelines, size};
+use crate::fanout;
 use crate::figures::CLIENTS;
+use crate::maintenance;
 use crate::report::SummaryEntry;
-use crate::statistics::range;
 
 /// Those of which at least one series has two points, or a bar.
 pub(super) fn pictures(summary: &[SummaryEntry]) -> Vec<Picture> {
-    let figures = Figures(summary);
+    let figures = Figures::of(summary);
     let mut pictures = vec![
         publish(&figures),
+        fanout(&figures),
+        maintained(&figures),
         load(&figures),
         sizes(&figures),
         spread(&figures),
@@ -31,72 +35,6 @@ pub(super) fn pictures(summary: &[SummaryEntry]) -> Vec<Picture> {
     }
     pictures.retain(|picture| !picture.panels.is_empty());
     pictures
-}
-
-impl Panel {
-    /// A quick look measures less: ticks and things without a value would be empty places.
-    fn drop_what_nothing_stands_at(&mut self) {
-        let points = |x: f64, series: &[Series]| {
-            let mut all = series.iter().flat_map(|series| &series.points);
-            all.any(|point| point.x.total_cmp(&x).is_eq())
-        };
-        match &mut self.x {
-            X::Numbers { ticks, .. } => ticks.retain(|(x, _)| points(*x, &self.series)),
-            X::Things(things) => {
-                let kept: Vec<f64> = (0..things.len())
-                    .map(|n| n as f64)
-                    .filter(|n| points(*n, &self.series))
-                    .collect();
-                let mut n = 0.0;
-                things.retain(|_| {
-                    n += 1.0;
-                    kept.contains(&(n - 1.0))
-                });
-                for point in self.series.iter_mut().flat_map(|series| &mut series.points) {
-                    let place = kept.iter().position(|x| x.total_cmp(&point.x).is_eq());
-                    point.x = place.unwrap_or_default() as f64;
-                }
-            }
-        }
-    }
-}
-
-/// The summary, by name.
-struct Figures<'a>(&'a [SummaryEntry]);
-
-impl Figures<'_> {
-    fn point(&self, x: f64, name: &str) -> Option<Point> {
-        let entry = self.0.iter().find(|entry| entry.name == name)?;
-        let (least, most) = range(&entry.runs)?;
-        Some(Point {
-            x,
-            median: entry.value,
-            least,
-            most,
-        })
-    }
-
-    /// The figures that are there of a name with an x in it each.
-    fn series(
-        &self,
-        label: &'static str,
-        colour: Colour,
-        names: impl IntoIterator<Item = (f64, String)>,
-    ) -> Series {
-        let points = names.into_iter().filter_map(|(x, name)| self.point(x, &name));
-        Series {
-            label,
-            colour,
-            limit: false,
-            points: points.collect(),
-        }
-    }
-}
-
-impl Series {
-    fn limit(self) -> Self {
-        Self { limit: true, ..self }
-    }
 }
 
 fn numbers(title: &'static str, ticks: impl IntoIterator<Item = (f64, String)>) -> X {
@@ -128,6 +66,55 @@ fn publish(figures: &Figures<'_>) -> Picture {
                 of("INSERT into a plain table", Colour::Green, "bare").limit(),
             ],
         }],
+    }
+}
+
+fn fanout(figures: &Figures<'_>) -> Picture {
+    let things = fanout::PIPELINES.map(|n| match n {
+        1 => "1 pipeline".to_owned(),
+        _ => format!("{n} pipelines"),
+    });
+    let names: Vec<_> = (0..)
+        .map(f64::from)
+        .zip(fanout::PIPELINES.map(|n| format!("fanout.p{n}.drain")))
+        .collect();
+    Picture {
+        name: "fanout",
+        title: "Pipelines on one outbox",
+        panels: throughput_and_cost(figures, || X::Things(things.to_vec()), &names),
+    }
+}
+
+fn maintained(figures: &Figures<'_>) -> Picture {
+    let things = maintenance::WHO.map(|who| match who {
+        "publish" => "publish",
+        "delivery" => "deliver|to Kafka",
+        "poll" => "poll|and commit",
+        _ => "claim|and mark",
+    });
+    let panel = |title, part: &str| {
+        let of = |label, colour, phase: &str| {
+            let names = (0..)
+                .map(f64::from)
+                .zip(maintenance::WHO.map(|who| format!("{phase}.{who}.{part}")));
+            figures.series(label, colour, names)
+        };
+        let [calm, busy] = maintenance::PHASES;
+        Panel {
+            title,
+            x: X::Things(things.map(String::from).to_vec()),
+            y: "milliseconds",
+            y_log: false,
+            series: vec![
+                of("nothing else is done", Colour::Blue, calm).limit(),
+                of("partitions and rows go", Colour::Blue, busy),
+            ],
+        }
+    };
+    Picture {
+        name: "maintenance",
+        title: "What maintenance does to others, at 1,000 events a second",
+        panels: vec![panel("median", "p50"), panel("99th percentile", "p99")],
     }
 }
 
@@ -261,6 +248,19 @@ fn cost(figures: &Figures<'_>, x: X, names: &[(f64, String)]) -> Panel {
     }
 }
 
+fn throughput_and_cost(figures: &Figures<'_>, x: impl Fn() -> X, names: &[(f64, String)]) -> Vec<Panel> {
+    vec![
+        Panel {
+            title: "throughput",
+            x: x(),
+            y: "messages a second in all",
+            y_log: false,
+            series: vec![figures.series("all pipelines", Colour::Blue, names.to_vec())],
+        },
+        cost(figures, x(), names),
+    ]
+}
+
 fn pipelines(figures: &Figures<'_>) -> Picture {
     let names = pipelines::PIPELINES.map(|n| (n as f64, format!("pipelines.p{n}")));
     let x = || {
@@ -272,16 +272,7 @@ fn pipelines(figures: &Figures<'_>) -> Picture {
     Picture {
         name: "pipelines",
         title: "The same messages over more pipelines",
-        panels: vec![
-            Panel {
-                title: "throughput",
-                x: x(),
-                y: "messages a second in all",
-                y_log: false,
-                series: vec![figures.series("all pipelines", Colour::Blue, names.clone())],
-            },
-            cost(figures, x(), &names),
-        ],
+        panels: throughput_and_cost(figures, x, &names),
     }
 }
 
@@ -291,16 +282,7 @@ fn relays(figures: &Figures<'_>) -> Picture {
     Picture {
         name: "relays",
         title: "Four pipelines, by relays of their group",
-        panels: vec![
-            Panel {
-                title: "throughput",
-                x: x(),
-                y: "messages a second in all",
-                y_log: false,
-                series: vec![figures.series("all pipelines", Colour::Blue, names.clone())],
-            },
-            cost(figures, x(), &names),
-        ],
+        panels: throughput_and_cost(figures, x, &names),
     }
 }
 

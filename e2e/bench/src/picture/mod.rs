@@ -1,9 +1,10 @@
-//! Pictures of the families: from the summary to SVG. `families` says which there are and takes their points out of the
-//! summary; `axis` chooses ranges, ticks and their texts; `draw` draws.
+//! Pictures of the families: from the summary to SVG. `families` says which there are, `points` takes what they
+//! show out of the summary, `axis` chooses ranges, ticks and their texts, `draw` draws.
 
 mod axis;
 mod draw;
 mod families;
+mod points;
 #[cfg(test)]
 mod tests;
 

@@ -65,6 +65,17 @@ fn invented(name: &str) -> Option<f64> {
         ["pipelines", n] => 260_000.0 - 400.0 * number(n)?,
         ["backlog" | "pipelines" | "relays", _, "relay_cpu"] => 2.1,
         ["backlog" | "pipelines" | "relays", _, "postgres_cpu"] => 1.7,
+        ["fanout", _, "drain"] => 200_000.0,
+        ["fanout", _, "drain", cpu] => {
+            if *cpu == "relay_cpu" {
+                2.2
+            } else {
+                1.6
+            }
+        }
+        [phase @ ("calm" | "maintenance"), _, part] => {
+            (if *phase == "calm" { 1.0 } else { 1.3 }) * (if *part == "p50" { 1.1 } else { 4.0 })
+        }
         ["relays", _] | ["partitions" | "keys" | "headers", "kafka", _] => limit * 230_000.0,
         ["headers", _, _] => limit * 85_000.0,
         ["idle", _, _, "relay_cpu"] => 3.5,
@@ -88,7 +99,7 @@ fn folder(name: &str) -> PathBuf {
 fn every_family_has_a_picture_with_titles_units_and_a_legend() {
     let folder = folder("pictures");
     let drawn = draw(&summary(|_| true), &folder).expect("pictures");
-    assert_eq!(drawn.len(), 9);
+    assert_eq!(drawn.len(), 11);
     let read = |name: &str| std::fs::read_to_string(folder.join(format!("{name}.svg"))).unwrap_or_default();
     for path in &drawn {
         let svg = std::fs::read_to_string(path).expect("it was written");
