@@ -89,6 +89,21 @@ impl Target {
         }
     }
 
+    /// How many messages all of these have.
+    pub async fn count_all(targets: &[&Self], bench: &Bench) -> Result<u64> {
+        let (mut topics, mut sum) = (Vec::new(), 0);
+        for target in targets {
+            match target {
+                Self::Topic(topic) => topics.push(topic),
+                Self::Stream(_) => sum += target.count(bench).await?,
+            }
+        }
+        if !topics.is_empty() {
+            sum += bench.kafka.end_offsets(&topics)?;
+        }
+        Ok(sum)
+    }
+
     /// Reads all it has.
     pub async fn read_back(&self, bench: &Bench, expected: u64, shape: Shape) -> Result<Delivery> {
         match self {

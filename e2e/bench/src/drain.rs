@@ -153,18 +153,12 @@ pub async fn through(bench: &Bench, label: &str, routes: Vec<Route>, relays: usi
 /// Watches the sum of what has come.
 async fn watch_all(bench: &Bench, routes: &[Route], relays: &mut [Relay]) -> Result<Arrivals> {
     ensure!(!routes.is_empty(), "there is nothing to drain");
-    // A target that has everything is not looked at again: with a hundred of them, looking costs.
-    let mut counts = vec![0; routes.len()];
+    let targets: Vec<_> = routes.iter().map(|route| &route.target).collect();
     watch(routes.iter().map(|route| route.count).sum(), STALL, async || {
         for relay in relays.iter_mut() {
             relay.check()?;
         }
-        for (count, route) in counts.iter_mut().zip(routes) {
-            if *count < route.count {
-                *count = route.target.count(bench).await?;
-            }
-        }
-        Ok(counts.iter().sum())
+        Target::count_all(&targets, bench).await
     })
     .await
 }

@@ -70,14 +70,6 @@ async fn finish(bench: &Bench, label: &str, targets: Vec<Target>) -> Result<()> 
     Ok(())
 }
 
-async fn count(bench: &Bench, targets: &[Target]) -> Result<u64> {
-    let mut sum = 0;
-    for target in targets {
-        sum += target.count(bench).await?;
-    }
-    Ok(sum)
-}
-
 /// What relay and PostgreSQL used of a core.
 async fn steady(
     bench: &Bench,
@@ -90,7 +82,7 @@ async fn steady(
     publish(bench, outbox, Duration::from_secs(1)).await?;
     let warm = watch(all, STALL, async || {
         relay.check()?;
-        count(bench, targets).await
+        Target::count_all(&targets.iter().collect::<Vec<_>>(), bench).await
     });
     if let Err(error) = warm.await {
         return Err(relay.blame(&error));
