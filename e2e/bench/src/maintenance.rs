@@ -205,7 +205,7 @@ fn poll_once(label: &str) -> [String; 2] {
 fn claim_once(label: &str) -> [String; 2] {
     [
         format!("SELECT array_agg(event_id) FROM tide.inbox_claim('{label}', 10)"),
-        format!("SELECT tide.inbox_mark_processed('{label}', $1)"),
+        format!("SELECT tide.inbox_mark_processed('{label}', $1::text[])"),
     ]
 }
 

@@ -305,6 +305,7 @@ fn backlogs(figures: &Figures<'_>) -> Picture {
 fn idling(figures: &Figures<'_>) -> Picture {
     let things = idle::PIPELINES
         .into_iter()
+        .rev()
         .flat_map(|n| Broker::ALL.map(|broker| (broker, n)));
     let things: Vec<_> = (0..).map(f64::from).zip(things).collect();
     let x = || {
