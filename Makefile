@@ -40,8 +40,8 @@ demo-down: ## Take down what KEEP=1 kept
 generate: setup ## Write all files that are made from others
 	@e2e/generate
 
-bench: setup ## Measure throughput and latency, release build, against the machine's limits
-	@e2e/measure $(BENCH_ARGS)
+bench: setup ## Measure throughput, latency and cost, release build, against the machine's limits (QUICK=1: within 5 minutes)
+	@e2e/measure $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 chaos: setup ## Break relays, servers and network under load, and check by id (SEED= MINUTES= FAULTS= SINK=kafka|transactional|nats)
 	@e2e/chaos/run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(COUNT),--count $(COUNT)) \

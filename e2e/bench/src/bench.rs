@@ -35,6 +35,14 @@ pub struct Sizes {
     pub short: u64,
     /// Seconds of steady load, the first of which is dropped.
     pub latency_seconds: u64,
+    /// Messages drained in a family, and sent to a broker beside it; fewer where they are large.
+    pub family: u64,
+    /// The most bytes of payloads in a family's backlog.
+    pub family_bytes: u64,
+    /// Seconds of each load of the family `load`, the first of which is dropped.
+    pub load_seconds: u64,
+    /// Seconds without a message, before the first one and while what idling costs is measured.
+    pub idle_seconds: u64,
 }
 
 impl Sizes {
@@ -45,6 +53,10 @@ impl Sizes {
         inbox: 200_000,
         short: 100_000,
         latency_seconds: 10,
+        family: 200_000,
+        family_bytes: 150_000_000,
+        load_seconds: 10,
+        idle_seconds: 60,
     };
     /// For a quick look.
     pub const QUICK: Self = Self {
@@ -53,6 +65,10 @@ impl Sizes {
         inbox: 50_000,
         short: 30_000,
         latency_seconds: 4,
+        family: 60_000,
+        family_bytes: 40_000_000,
+        load_seconds: 5,
+        idle_seconds: 10,
     };
 }
 
@@ -130,6 +146,19 @@ impl Bench {
 
     /// Makes a pipeline from an outbox.
     pub async fn set_outbox(&self, pipeline: &str, outbox: &str, sink: &str, config: &Value) -> Result<()> {
+        self.set_outbox_in(RELAY_GROUP, pipeline, outbox, sink, config)
+            .await
+    }
+
+    /// The same for relays of another group.
+    pub async fn set_outbox_in(
+        &self,
+        group: &str,
+        pipeline: &str,
+        outbox: &str,
+        sink: &str,
+        config: &Value,
+    ) -> Result<()> {
         let client = self.database.connect().await?;
         let statement = "SELECT tide.relay_set_outbox($1::text, $2::text, $3::text, $4::text::jsonb,
                                                       p_batch_size := $5, p_relay_group := $6)";
@@ -137,7 +166,7 @@ impl Bench {
         client
             .execute(
                 statement,
-                &[&pipeline, &outbox, &sink, &config, &BATCH_SIZE, &RELAY_GROUP],
+                &[&pipeline, &outbox, &sink, &config, &BATCH_SIZE, &group],
             )
             .await?;
         Ok(())

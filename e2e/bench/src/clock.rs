@@ -1,6 +1,7 @@
 //! When events were published and received, by one clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::time::Instant;
@@ -89,6 +90,21 @@ impl Clock {
         self.between(&self.handed, &self.published, since)
     }
 
+    /// Of each event that was received: when it was due, in seconds since the start, and how many milliseconds later it
+    /// was there, whenever it was published. `due` says how long after the start an event is due; event 0 never is.
+    pub fn since_due(&self, start: Instant, due: impl Fn(u64) -> Duration) -> Vec<(f64, f64)> {
+        let start = self.nanoseconds(start);
+        (1_u64..)
+            .zip(self.received.iter().skip(1))
+            .map(|(n, received)| (due(n), received.load(Ordering::Relaxed)))
+            .filter(|(_, received)| *received > 0)
+            .map(|(due, received)| {
+                let moment = start as f64 + due.as_secs_f64() * 1e9;
+                (due.as_secs_f64(), ((received as f64 - moment) / 1e6).max(0.0))
+            })
+            .collect()
+    }
+
     fn between(&self, from: &[AtomicU64], to: &[AtomicU64], since: Instant) -> Vec<(f64, f64)> {
         let since = self.nanoseconds(since) as f64;
         let pairs = from.iter().zip(to);
@@ -102,8 +118,6 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::event::Payload;
 
@@ -120,6 +134,18 @@ mod tests {
         }
         let latencies = clock.latencies(clock.began + Duration::from_millis(2));
         assert_eq!(latencies, [(-0.001, 1.0), (0.003, 2.5), (0.004, 0.0)]);
+    }
+
+    #[test]
+    fn a_late_publisher_does_not_shorten_what_is_counted_from_when_an_event_was_due() {
+        let clock = Clock::new(3);
+        let start = clock.began + Duration::from_millis(10);
+        // Event 1 was due 1 ms after the start and published 4 ms later; event 2 never came.
+        clock.published[1].store(15_000_000, Ordering::Relaxed);
+        clock.received[1].store(16_000_000, Ordering::Relaxed);
+        let delays = clock.since_due(start, Duration::from_millis);
+        assert_eq!(delays.len(), 1);
+        assert!((delays[0].1 - 5.0).abs() < 1e-6, "{delays:?}");
     }
 
     #[test]

@@ -6,12 +6,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
 use crate::event;
 use crate::poll::until;
+use crate::shape::Shape;
 
 const NAME: &str = "tide_bench";
+
+/// The harness's own sessions bear this name, to be told from a relay's.
+pub const APPLICATION: &str = "tide-bench";
 
 const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -59,6 +63,25 @@ impl Database {
         })
         .await
         .with_context(|| format!("cannot drop database {NAME}"))
+    }
+
+    /// Drops the outboxes whose names begin so, and with them what they hold.
+    pub async fn drop_outboxes(&self, prefix: &str) -> Result<()> {
+        let client = self.connect().await?;
+        let names = client
+            .query(
+                "SELECT name FROM tide.outbox WHERE starts_with(name, $1) ORDER BY name",
+                &[&prefix],
+            )
+            .await?;
+        for row in names {
+            let name: &str = row.try_get(0)?;
+            client
+                .execute("SELECT tide.outbox_drop($1)", &[&name])
+                .await
+                .with_context(|| format!("outbox {name}"))?;
+        }
+        Ok(())
     }
 
     /// Where it is.
@@ -112,28 +135,33 @@ impl Database {
     }
 
     /// Makes an outbox with the orders 0 to `count` - 1 in it, in number order, vacuumed and analysed: what is read
-    /// from it later finds hint bits set and statistics there, for the relay and for the plain COPY alike.
-    pub async fn create_backlog(&self, outbox: &str, count: u64) -> Result<()> {
+    /// from it later finds hint bits set and statistics there, for the relay and for the plain COPY alike. One that is
+    /// there already stays as it is.
+    pub async fn create_backlog(&self, outbox: &str, count: u64, shape: Shape) -> Result<()> {
         let client = self.connect().await?;
-        client
-            .execute("SELECT tide.outbox_create($1)", &[&outbox])
+        let made = client
+            .query_one("SELECT tide.outbox_create_if_not_exists($1)", &[&outbox])
             .await?;
-        let types = event::EVENT_TYPES.map(|name| format!("'{name}'")).join(", ");
+        if !made.try_get(0)? {
+            return Ok(());
+        }
         let insert = format!(
             "INSERT INTO tide.\"{outbox}_outbox\" (headers, payload)
-             SELECT jsonb_build_object('event_type', (ARRAY[{types}])[1 + g % 4]),
-                    ('{head}' || ({first} + g) || '{tail}')::jsonb
+             SELECT {headers}, ($3::text || ({first} + g) || $4::text)::jsonb
                FROM generate_series($1::bigint, $2::bigint - 1) g",
-            head = event::HEAD,
+            headers = shape.headers_sql(),
             first = event::FIRST_ORDER,
-            tail = event::TAIL,
         );
         let insert = client.prepare(&insert).await?;
+        let (head, tail) = event::texts(shape.bytes);
         let mut from = 0;
         while from < count {
             let to = count.min(from + ROWS_PER_TRANSACTION);
             client
-                .execute(&insert, &[&i64::try_from(from)?, &i64::try_from(to)?])
+                .execute(
+                    &insert,
+                    &[&i64::try_from(from)?, &i64::try_from(to)?, &head, &tail],
+                )
                 .await?;
             from = to;
         }
@@ -145,7 +173,10 @@ impl Database {
 
 /// A connection whose task ends with it.
 async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
+    let mut config: Config = url.parse().context("the address of PostgreSQL")?;
+    let (client, connection) = config
+        .application_name(APPLICATION)
+        .connect(NoTls)
         .await
         .context("cannot connect to PostgreSQL")?;
     tokio::spawn(async move {

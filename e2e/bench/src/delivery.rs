@@ -4,9 +4,7 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-use crate::event::EVENT_TYPES;
-
-const KEYS: u64 = EVENT_TYPES.len() as u64;
+use crate::shape::Shape;
 
 /// What was read back from a broker, or stored in a table.
 #[derive(Debug)]
@@ -16,19 +14,21 @@ pub struct Delivery {
     repeated: u64,
     foreign: u64,
     out_of_order: u64,
-    last_of_key: [Option<u64>; EVENT_TYPES.len()],
+    /// The highest number so far by key: message n has key n modulo their count.
+    last_of_key: Vec<Option<u64>>,
 }
 
 impl Delivery {
-    /// Nothing yet, of the events 0 to `expected` - 1.
-    pub fn new(expected: u64) -> Self {
+    /// Nothing yet, of the events 0 to `expected` - 1 with the keys of this shape.
+    pub fn new(expected: u64, shape: Shape) -> Self {
+        let keys = usize::try_from(shape.key_count()).unwrap_or(usize::MAX);
         Self {
             seen: vec![false; usize::try_from(expected).unwrap_or(usize::MAX)],
             distinct: 0,
             repeated: 0,
             foreign: 0,
             out_of_order: 0,
-            last_of_key: [None; EVENT_TYPES.len()],
+            last_of_key: vec![None; keys],
         }
     }
 
@@ -44,7 +44,8 @@ impl Delivery {
             return;
         }
         self.distinct += 1;
-        let last = &mut self.last_of_key[usize::try_from(number % KEYS).unwrap_or_default()];
+        let key = number % self.last_of_key.len() as u64;
+        let last = &mut self.last_of_key[usize::try_from(key).unwrap_or_default()];
         if last.is_some_and(|last| last > number) {
             self.out_of_order += 1;
         }
@@ -89,9 +90,10 @@ impl fmt::Display for Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::Keys;
 
     fn delivery(expected: u64, numbers: &[u64]) -> Delivery {
-        let mut delivery = Delivery::new(expected);
+        let mut delivery = Delivery::new(expected, Shape::USUAL);
         for number in numbers {
             delivery.note(Some(*number));
         }
@@ -115,5 +117,17 @@ mod tests {
         let delivery = delivery(6, &[4, 1, 2, 3, 0, 5]);
         assert!(delivery.check().is_err());
         assert!(delivery.to_string().contains("1 out of"), "{delivery}");
+    }
+
+    #[test]
+    fn messages_without_a_key_are_in_one_order() {
+        let none = Shape {
+            keys: Keys::None,
+            ..Shape::USUAL
+        };
+        let mut delivery = Delivery::new(2, none);
+        delivery.note(Some(1));
+        delivery.note(Some(0));
+        assert!(delivery.check().is_err() && delivery.check_each_once().is_ok());
     }
 }

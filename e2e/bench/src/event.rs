@@ -23,6 +23,8 @@ pub const TAIL: &str = r#", "placed_at": "2026-11-24", "customer_id": "customer-
 /// Order ids count from here, so that all have ten digits.
 pub const FIRST_ORDER: u64 = 1_000_000_000;
 
+const ORDER_DIGITS: usize = 10;
+
 /// Values of the header `event_type`; the order with number n has the one at n modulo 4.
 pub const EVENT_TYPES: [&str; 4] = [
     "order.confirmed",
@@ -41,23 +43,61 @@ pub fn headers(n: u64) -> String {
     format!(r#"{{"event_type": "{}"}}"#, event_type(n))
 }
 
+/// The payload's texts before and after the order id, for payloads of so many bytes: 300, from 80 to 299, or 324 and
+/// more. Those longer than usual have a remark that does not compress, so that PostgreSQL stores what it is given.
+pub fn texts(bytes: usize) -> (String, String) {
+    const SHORT_HEAD: &str = r#"{"sku": "WIDGET-01", "total": 149.99, "order_id": "#;
+    const SHORT_TAIL: &str = r#", "customer_id": ""#;
+    const REMARK: &str = r#", "delivery_remarks": ""#;
+    const END: &str = r#""}"#;
+    let usual = TAIL.trim_end_matches('}');
+    let (head, tail) = match bytes {
+        PAYLOAD_BYTES => return (HEAD.to_owned(), TAIL.to_owned()),
+        _ if bytes < PAYLOAD_BYTES => (SHORT_HEAD, SHORT_TAIL.to_owned()),
+        _ => (HEAD, format!("{usual}{REMARK}")),
+    };
+    let room = bytes.saturating_sub(head.len() + ORDER_DIGITS + tail.len() + END.len());
+    (head.to_owned(), format!("{tail}{}{END}", noise(room)))
+}
+
+/// Letters and digits in no order (xorshift), always the same.
+fn noise(length: usize) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let letters = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(LETTERS[usize::from(state.to_le_bytes()[4] & 63)])
+    });
+    letters.take(length).collect()
+}
+
 /// A payload whose order id is replaced in place: making the next event costs next to nothing.
-pub struct Payload(Vec<u8>);
+pub struct Payload {
+    text: Vec<u8>,
+    /// Where the order id begins.
+    id_at: usize,
+}
 
 impl Payload {
-    /// The payload of the order with number 0.
-    pub fn new() -> Self {
-        Self(format!("{HEAD}{FIRST_ORDER}{TAIL}").into_bytes())
+    /// The payload of the order with number 0, of so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        let (head, tail) = texts(bytes);
+        Self {
+            text: format!("{head}{FIRST_ORDER}{tail}").into_bytes(),
+            id_at: head.len(),
+        }
     }
 
     /// Turns it into the n-th order.
     pub fn set(&mut self, n: u64) -> &[u8] {
         let mut rest = FIRST_ORDER + n;
-        for digit in self.0[HEAD.len()..HEAD.len() + 10].iter_mut().rev() {
+        for digit in self.text[self.id_at..self.id_at + ORDER_DIGITS].iter_mut().rev() {
             *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
             rest /= 10;
         }
-        &self.0
+        &self.text
     }
 
     /// The n-th order as text.
@@ -88,9 +128,21 @@ mod tests {
 
     #[test]
     fn a_payload_set_in_place_equals_the_text() {
-        let mut payload = Payload::new();
+        let mut payload = Payload::of(PAYLOAD_BYTES);
         assert_eq!(payload.set(42), Payload::text(42).as_bytes());
         assert_eq!(payload.set(7), Payload::text(7).as_bytes());
+    }
+
+    #[test]
+    fn payloads_of_other_sizes_have_these_and_their_number() {
+        for bytes in [100, 299, 350, 2048, 65_536] {
+            let mut payload = Payload::of(bytes);
+            let text = payload.set(77);
+            assert_eq!(text.len(), bytes, "{bytes}");
+            let value: serde_json::Value = serde_json::from_slice(text).expect("a payload is JSON");
+            assert_eq!(value["order_id"], FIRST_ORDER + 77);
+            assert_eq!(number(text), Some(77), "{bytes}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The catalogue of figures: every name, its unit, what it is compared to and the bar it has to hold.
 
-use crate::{fanout, maintenance};
+use crate::{families, fanout, maintenance};
 
 /// What a figure is measured against.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,10 +28,28 @@ pub struct Figure {
     pub bar: Bar,
 }
 
+impl Figure {
+    /// One that is compared to nothing and has no bar.
+    pub fn new(name: impl Into<String>, unit: &'static str) -> Self {
+        Self {
+            name: name.into(),
+            unit,
+            compared_to: Vec::new(),
+            bar: Bar::None,
+        }
+    }
+
+    /// The same, shown as a share of these.
+    pub fn compared_to(mut self, others: &[&String]) -> Self {
+        self.compared_to = others.iter().map(ToString::to_string).collect();
+        self
+    }
+}
+
 /// Numbers of clients that publishing is measured at.
 pub const CLIENTS: [usize; 3] = [1, 8, 32];
 
-/// All figures in the order of the table.
+/// All figures in the order of the table: those of the main table, then those of the families.
 pub fn catalogue() -> Vec<Figure> {
     let mut all = Vec::new();
     let mut add = |name: &str, unit, compared_to: &[&str], bar| {
@@ -131,6 +149,7 @@ pub fn catalogue() -> Vec<Figure> {
             add(&maintained, "ms", &[&calm], Bar::None);
         }
     }
+    all.extend(families::figures());
     all
 }
 

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::delivery::Delivery;
 use crate::event;
+use crate::shape::Shape;
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
@@ -36,7 +37,7 @@ impl Receiver {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             count: AtomicU64::new(0),
-            delivery: Mutex::new(Delivery::new(expected)),
+            delivery: Mutex::new(Delivery::new(expected, Shape::USUAL)),
         });
         let accepted = Arc::clone(&shared);
         let accepting = tokio::spawn(async move {

@@ -12,10 +12,13 @@ use crate::delivery::Delivery;
 use crate::drain::STALL;
 use crate::event::{self, Payload};
 use crate::http::Poster;
+use crate::kafka::Topic;
+use crate::limits;
 use crate::nats::Stream;
 use crate::poll::{until, watch};
 use crate::relay::{Options, Relay, free_port};
 use crate::report::Values;
+use crate::shape::Shape;
 
 /// Senders of webhooks, each with one request under way.
 const SENDERS: u64 = 32;
@@ -59,7 +62,7 @@ impl Source {
 /// A stream or topic that was filled beforehand.
 enum Filled {
     Stream(Stream),
-    Topic(String),
+    Topic(Topic),
     Nothing,
 }
 
@@ -70,12 +73,15 @@ impl Filled {
         Ok(match source {
             Source::Nats => {
                 let stream = bench.nats.create_stream(label).await?;
-                bench.nats.publish(&stream.subject, count, false).await?;
+                bench
+                    .nats
+                    .publish(&stream.subject, count, Shape::USUAL, false)
+                    .await?;
                 Self::Stream(stream)
             }
             Source::Kafka => {
-                let topic = bench.kafka.create_topic(label).await?;
-                bench.kafka.produce(&topic, count)?;
+                let topic = bench.kafka.create_topic(label, 1).await?;
+                bench.kafka.produce(&topic, count, limits::RECORD)?;
                 Self::Topic(topic)
             }
             Source::Webhook => Self::Nothing,
@@ -92,8 +98,8 @@ impl Filled {
             }),
             Self::Topic(topic) => json!({
                 "brokers": bench.kafka.brokers(),
-                "topic": topic,
-                "consumer_group": topic,
+                "topic": topic.name,
+                "consumer_group": topic.name,
             }),
             Self::Nothing => json!({"signature": "none"}),
         }
@@ -234,7 +240,7 @@ impl Rows {
     }
 
     async fn delivery(&self, expected: u64) -> Result<Delivery> {
-        let mut delivery = Delivery::new(expected);
+        let mut delivery = Delivery::new(expected, Shape::USUAL);
         let rows = format!(
             "SELECT payload::text FROM tide.\"{}_inbox\" ORDER BY id",
             self.inbox

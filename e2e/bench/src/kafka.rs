@@ -11,6 +11,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DefaultProducerContext, Producer as _, ProducerContext, ThreadedProducer,
 };
@@ -20,11 +21,24 @@ use tokio::task::block_in_place;
 use crate::delivery::Delivery;
 use crate::event::{self, Payload};
 use crate::poll::until;
+use crate::shape::Shape;
 
 /// All topics made here begin so.
 const PREFIX: &str = "tide-bench-";
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Topics made with one request.
+const TOPICS_AT_ONCE: usize = 50;
+
+/// A topic that was made here.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    /// Its name, unique to this process.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+}
 
 /// One Kafka cluster.
 pub struct Kafka {
@@ -52,14 +66,13 @@ impl Kafka {
     /// Deletes all topics that the harness made, now or in a run that was cut off.
     pub async fn clean_up(&self) -> Result<()> {
         let metadata = block_in_place(|| self.watcher.fetch_metadata(None, TIMEOUT))?;
-        for topic in metadata
+        let ours: Vec<&str> = metadata
             .topics()
             .iter()
-            .filter(|topic| topic.name().starts_with(PREFIX))
-        {
-            self.delete_topic(topic.name()).await?;
-        }
-        Ok(())
+            .map(MetadataTopic::name)
+            .filter(|name| name.starts_with(PREFIX))
+            .collect();
+        self.delete_named(&ours).await
     }
 
     /// Where it is.
@@ -67,16 +80,19 @@ impl Kafka {
         &self.brokers
     }
 
-    /// Makes a topic of one partition; the name is unique to this process.
-    pub async fn create_topic(&self, label: &str) -> Result<String> {
-        let topic = format!("{PREFIX}{}-{label}", std::process::id());
-        let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
+    /// Makes a topic of so many partitions.
+    pub async fn create_topic(&self, label: &str, partitions: i32) -> Result<Topic> {
+        let topic = Topic {
+            name: format!("{PREFIX}{}-{label}", std::process::id()),
+            partitions,
+        };
+        let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(1));
         for result in self.admin.create_topics([&new], &AdminOptions::new()).await? {
             result.map_err(|(name, code)| KafkaError::AdminOp(code).context_of(&name))?;
         }
         // Metadata first: the library remembers for a while that it did not know a topic.
         until(TIMEOUT, "the new topic to answer", async || {
-            block_in_place(|| self.watcher.fetch_metadata(Some(&topic), TIMEOUT))?;
+            block_in_place(|| self.watcher.fetch_metadata(Some(&topic.name), TIMEOUT))?;
             Ok(self.end_offset(&topic).is_ok())
         })
         .await?;
@@ -84,28 +100,56 @@ impl Kafka {
     }
 
     /// Deletes a topic.
-    pub async fn delete_topic(&self, topic: &str) -> Result<()> {
-        for result in self.admin.delete_topics(&[topic], &AdminOptions::new()).await? {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
-                Err((name, code)) => bail!("cannot delete topic {name}: {code}"),
+    pub async fn delete_topic(&self, topic: &Topic) -> Result<()> {
+        self.delete_named(&[&topic.name]).await
+    }
+
+    async fn delete_named(&self, topics: &[&str]) -> Result<()> {
+        for topics in topics.chunks(TOPICS_AT_ONCE) {
+            for result in self.admin.delete_topics(topics, &AdminOptions::new()).await? {
+                match result {
+                    Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                    Err((name, code)) => bail!("cannot delete topic {name}: {code}"),
+                }
             }
         }
         Ok(())
     }
 
-    /// How many records partition 0 has been given.
-    pub fn end_offset(&self, topic: &str) -> Result<u64> {
-        let (_, high) = block_in_place(|| self.watcher.fetch_watermarks(topic, 0, TIMEOUT))?;
-        Ok(high.try_into()?)
+    /// How many records the topic's partitions have been given.
+    pub fn end_offset(&self, topic: &Topic) -> Result<u64> {
+        self.end_offsets(&[topic])
     }
 
-    /// Sends the orders 0 to `count` - 1 with key and two headers; returns the time until the last acknowledgement.
-    pub fn produce(&self, topic: &str, count: u64) -> Result<Duration> {
-        block_in_place(|| self.produce_blocking(topic, count))
+    /// How many records all the topics have been given, by one request to each broker: with a hundred topics looked at
+    /// a hundred times a second, the looking itself would be work.
+    pub fn end_offsets(&self, topics: &[&Topic]) -> Result<u64> {
+        let mut partitions = TopicPartitionList::new();
+        for topic in topics {
+            for partition in 0..topic.partitions {
+                // In the place of a moment: the end means the latest offset.
+                partitions.add_partition_offset(&topic.name, partition, Offset::End)?;
+            }
+        }
+        let ends = block_in_place(|| self.watcher.offsets_for_times(partitions, TIMEOUT))?;
+        let mut sum = 0;
+        for end in ends.elements() {
+            end.error()?;
+            match end.offset() {
+                Offset::Offset(offset) => sum += u64::try_from(offset)?,
+                other => bail!("topic {} ends at {other:?}", end.topic()),
+            }
+        }
+        Ok(sum)
     }
 
-    fn produce_blocking(&self, topic: &str, count: u64) -> Result<Duration> {
+    /// Sends the orders 0 to `count` - 1 with their key, their headers and two more, as a relay adds them; returns the
+    /// time until the last acknowledgement.
+    pub fn produce(&self, topic: &Topic, count: u64, shape: Shape) -> Result<Duration> {
+        block_in_place(|| self.produce_blocking(&topic.name, count, shape))
+    }
+
+    fn produce_blocking(&self, topic: &str, count: u64, shape: Shape) -> Result<Duration> {
         let mut config = client_config(&self.brokers);
         config
             .set("enable.idempotence", "true")
@@ -117,26 +161,25 @@ impl Kafka {
         // The connection and the producer id are not part of the time.
         producer.client().fetch_metadata(Some(topic), TIMEOUT)?;
 
-        let mut payload = Payload::new();
-        let mut id = String::new();
+        let mut payload = Payload::of(shape.bytes);
+        let (mut id, mut key) = (String::new(), String::new());
         let began = Instant::now();
         for n in 0..count {
             id.clear();
             id.push_str(&(event::FIRST_ORDER + n).to_string());
             let payload = payload.set(n);
-            let headers = OwnedHeaders::new_with_capacity(2)
-                .insert(Header {
-                    key: "tide-id",
-                    value: Some(&id),
-                })
-                .insert(Header {
-                    key: "tide-outbox",
-                    value: Some("bench"),
-                });
-            let mut record = BaseRecord::to(topic)
-                .key(event::event_type(n))
+            let mut headers = OwnedHeaders::new_with_capacity(2 + shape.headers);
+            for (key, value) in shape.headers(n) {
+                headers = with_header(headers, key, value);
+            }
+            headers = with_header(headers, "tide-id", &id);
+            headers = with_header(headers, "tide-outbox", "bench");
+            let mut record = BaseRecord::<str, [u8]>::to(topic)
                 .payload(payload)
                 .headers(headers);
+            if shape.write_key(n, &mut key) {
+                record = record.key(&key);
+            }
             while let Err((error, unsent)) = producer.send(record) {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                     return Err(error.into());
@@ -165,23 +208,31 @@ impl Kafka {
         }
     }
 
-    /// Reads partition 0 from its beginning to its present end. Offsets alone do
+    /// Reads the partitions from their beginning to their present end. Offsets alone do
     /// not tell how many records there are: markers have some, too.
-    pub fn read_back(&self, topic: &str, expected: u64) -> Result<Delivery> {
+    pub fn read_back(&self, topic: &Topic, expected: u64, shape: Shape) -> Result<Delivery> {
         block_in_place(|| {
             let consumer: BaseConsumer = client_config(&self.brokers)
-                .set("group.id", topic)
+                .set("group.id", &topic.name)
                 .set("enable.auto.commit", "false")
                 .set("enable.partition.eof", "true")
                 .create()?;
             let mut start = TopicPartitionList::new();
-            start.add_partition_offset(topic, 0, Offset::Beginning)?;
+            for partition in 0..topic.partitions {
+                start.add_partition_offset(&topic.name, partition, Offset::Beginning)?;
+            }
             consumer.assign(&start)?;
-            let mut delivery = Delivery::new(expected);
+            let mut delivery = Delivery::new(expected, shape);
+            let mut ended = 0;
             loop {
                 match consumer.poll(TIMEOUT).context("no record came")? {
                     Ok(message) => delivery.note(message.payload().and_then(event::number)),
-                    Err(KafkaError::PartitionEOF(_)) => return Ok(delivery),
+                    Err(KafkaError::PartitionEOF(_)) => {
+                        ended += 1;
+                        if ended == topic.partitions {
+                            return Ok(delivery);
+                        }
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -199,12 +250,12 @@ impl Kafka {
     }
 
     /// An ordinary consumer of a topic in a group of its own, from the beginning.
-    pub fn consumer(&self, topic: &str) -> Result<StreamConsumer> {
+    pub fn consumer(&self, topic: &Topic) -> Result<StreamConsumer> {
         let consumer: StreamConsumer = client_config(&self.brokers)
-            .set("group.id", topic)
+            .set("group.id", &topic.name)
             .set("auto.offset.reset", "earliest")
             .create()?;
-        consumer.subscribe(&[topic])?;
+        consumer.subscribe(&[&topic.name])?;
         Ok(consumer)
     }
 }
@@ -219,6 +270,13 @@ impl Sender {
         let record = BaseRecord::to(topic).key(key).payload(payload);
         self.0.send(record).map_err(|(error, _)| error.into())
     }
+}
+
+fn with_header(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header {
+        key,
+        value: Some(value),
+    })
 }
 
 fn client_config(brokers: &str) -> ClientConfig {

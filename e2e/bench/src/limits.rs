@@ -8,19 +8,33 @@ use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
 use crate::bench::{BACKLOG_OUTBOX, Bench};
+use crate::broker::Broker;
 use crate::event::{self, Payload};
 use crate::http::{Poster, Receiver};
 use crate::report::Values;
+use crate::shape::Shape;
 use crate::sinks::CONNECTIONS;
+
+/// A record of the main limit to Kafka: two headers in all, those that are added.
+pub const RECORD: Shape = Shape {
+    headers: 0,
+    ..Shape::USUAL
+};
 
 /// Rows of one INSERT, and of one transaction.
 const INBOX_BATCH: u64 = 1000;
 
 /// The backlog read by one binary COPY.
 pub async fn pg_copy_out(bench: &Bench) -> Result<Values> {
+    let rate = copy_out(bench, BACKLOG_OUTBOX, bench.sizes.backlog, event::PAYLOAD_BYTES).await?;
+    Ok(vec![("limit.pg_copy_out".to_owned(), rate)])
+}
+
+/// Rows a second of one binary COPY of an outbox that has `expected` messages of so many bytes.
+pub async fn copy_out(bench: &Bench, outbox: &str, expected: u64, bytes_each: usize) -> Result<f64> {
     let client = bench.database.connect().await?;
     let copy = format!(
-        "COPY (SELECT id, created_at, headers, payload FROM tide.\"{BACKLOG_OUTBOX}_outbox\" ORDER BY id)
+        "COPY (SELECT id, created_at, headers, payload FROM tide.\"{outbox}_outbox\" ORDER BY id)
            TO STDOUT (FORMAT binary)"
     );
     let began = Instant::now();
@@ -32,56 +46,40 @@ pub async fn pg_copy_out(bench: &Bench) -> Result<Values> {
     }
     let took = began.elapsed();
     // PostgreSQL sends each row in a message of its own, and the trailer.
-    let expected = bench.sizes.backlog;
     ensure!(
         rows == expected + 1,
         "COPY gave {rows} messages for {expected} rows"
     );
-    ensure!(
-        bytes > expected * event::PAYLOAD_BYTES as u64,
-        "COPY gave {bytes} bytes"
-    );
-    Ok(vec![(
-        "limit.pg_copy_out".to_owned(),
-        expected as f64 / took.as_secs_f64(),
-    )])
+    ensure!(bytes > expected * bytes_each as u64, "COPY gave {bytes} bytes");
+    Ok(expected as f64 / took.as_secs_f64())
 }
 
 /// Records that nobody times: a Java virtual machine compiles its programs while they run, and the first records
 /// would be slower by half than those that come later.
 pub async fn warm_up_kafka(bench: &Bench) -> Result<()> {
-    let topic = bench.kafka.create_topic("warm-up").await?;
-    bench.kafka.produce(&topic, bench.sizes.backlog)?;
-    bench.kafka.read_back(&topic, bench.sizes.backlog)?.check()?;
+    let topic = bench.kafka.create_topic("warm-up", 1).await?;
+    bench.kafka.produce(&topic, bench.sizes.backlog, RECORD)?;
+    let delivery = bench.kafka.read_back(&topic, bench.sizes.backlog, RECORD)?;
+    delivery.check()?;
     bench.kafka.delete_topic(&topic).await
 }
 
 /// Records by an idempotent producer, acks=all, to one partition.
 pub async fn kafka_produce(bench: &Bench, run: usize) -> Result<Values> {
-    let count = bench.sizes.backlog;
-    let topic = bench.kafka.create_topic(&format!("limit-{run}")).await?;
-    let took = bench.kafka.produce(&topic, count)?;
-    let stored = bench.kafka.end_offset(&topic)?;
-    ensure!(stored == count, "Kafka stored {stored} of {count} records");
-    bench.kafka.delete_topic(&topic).await?;
-    Ok(vec![(
-        "limit.kafka_produce".to_owned(),
-        count as f64 / took.as_secs_f64(),
-    )])
+    let topic = Broker::Kafka
+        .create_target(bench, &format!("limit-{run}"))
+        .await?;
+    let rate = topic.fill(bench, bench.sizes.backlog, RECORD).await?;
+    topic.delete(bench).await?;
+    Ok(vec![("limit.kafka_produce".to_owned(), rate)])
 }
 
 /// JetStream publishes with ids, acknowledgements awaited in a pipeline, on one connection.
 pub async fn nats_publish(bench: &Bench, run: usize) -> Result<Values> {
-    let count = bench.sizes.backlog;
-    let stream = bench.nats.create_stream(&format!("limit-{run}")).await?;
-    let took = bench.nats.publish(&stream.subject, count, true).await?;
-    let stored = bench.nats.count(&stream.name).await?;
-    ensure!(stored == count, "NATS stored {stored} of {count} messages");
-    bench.nats.delete_stream(&stream.name).await?;
-    Ok(vec![(
-        "limit.nats_publish".to_owned(),
-        count as f64 / took.as_secs_f64(),
-    )])
+    let stream = Broker::Nats.create_target(bench, &format!("limit-{run}")).await?;
+    let rate = stream.fill(bench, bench.sizes.backlog, Shape::USUAL).await?;
+    stream.delete(bench).await?;
+    Ok(vec![("limit.nats_publish".to_owned(), rate)])
 }
 
 /// Batches by UNNEST and ON CONFLICT DO NOTHING into a copy of an inbox's table, every key filled as a relay fills it.

@@ -6,11 +6,13 @@
 
 mod bench;
 mod broker;
+mod choice;
 mod clock;
 mod database;
 mod delivery;
 mod drain;
 mod event;
+mod families;
 mod fanout;
 mod figures;
 mod http;
@@ -18,17 +20,21 @@ mod inbox;
 mod kafka;
 mod latency;
 mod limits;
+mod machine;
 mod maintenance;
+mod measurement;
 mod nats;
+mod picture;
 mod poll;
 mod publish;
 mod relay;
 mod report;
+mod server;
+mod shape;
 mod sinks;
 mod statistics;
 mod suite;
 
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -37,6 +43,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bench::{Bench, Setup, Sizes};
+use crate::machine::{Load, Machine};
 use crate::report::Report;
 
 /// Measures pg-tide; prints a table and writes target/bench/summary.json.
@@ -46,10 +53,10 @@ struct Arguments {
     /// The program pg-tide, a release build; without it only what needs no relay is measured
     #[arg(long, value_name = "PROGRAM")]
     relay: Option<PathBuf>,
-    /// How often each figure is measured
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// Smaller sizes, for a quick look
+    /// How often each figure is measured; 3, or 1 with --quick
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Smaller sizes and, unless --only says which, fewer figures: a quick look of five minutes
     #[arg(long)]
     quick: bool,
     /// Only measurements with this in a figure's name; may be repeated
@@ -84,42 +91,49 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(arguments: Arguments) -> Result<()> {
-    let mut selected = suite::all();
-    selected.retain(|measurement| measurement.selected(&arguments.only));
+    let mut selected = choice::selected(&arguments.only, arguments.quick);
     ensure!(
         !selected.is_empty(),
         "no figure has {} in its name",
         arguments.only.join(" or ")
     );
 
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let before = machine::average();
+    let sizes = if arguments.quick {
+        Sizes::QUICK
+    } else {
+        Sizes::FULL
+    };
+    let runs = arguments.runs.unwrap_or(if arguments.quick { 1 } else { 3 });
     let setup = Setup {
         postgres_url: &arguments.postgres_url,
         kafka: &arguments.kafka,
         nats: &arguments.nats,
         relay: arguments.relay,
-        sizes: if arguments.quick {
-            Sizes::QUICK
-        } else {
-            Sizes::FULL
-        },
+        sizes,
         output: arguments.output.clone(),
     };
     let bench = Bench::prepare(setup).await?;
     if !bench.has_relay() {
-        selected.retain(|measurement| !measurement.needs_relay());
+        for group in &mut selected {
+            group
+                .measurements
+                .retain(|measurement| !measurement.needs_relay());
+        }
         eprintln!("no --relay given: measuring only what needs none");
     }
+    let minutes = choice::seconds(&selected, runs, &sizes) / 60.0;
+    eprintln!("this takes about {minutes:.0} minutes on two quiet cores");
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut report = Report::new(figures::catalogue());
+    let mut loads = Vec::new();
     let outcome = tokio::select! {
-        outcome = suite::run(&bench, &selected, arguments.runs, &mut report) => outcome,
+        outcome = suite::run(&bench, &selected, runs, &mut report, &mut loads) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow!("terminated")),
     };
-    println!("\n{}\n{}", report.table(), machine(&load));
-    write_summary(&report, &arguments.output)?;
+    write(&report, before, &loads, &arguments.output)?;
     bench.clean_up().await?;
     let failures = outcome?;
     if !failures.is_empty() {
@@ -131,15 +145,21 @@ async fn measure(arguments: Arguments) -> Result<()> {
     }
 }
 
-/// What the figures were measured on; a load of others makes them worth little.
-fn machine(load: &str) -> String {
-    let cores = std::thread::available_parallelism().map_or(0, NonZero::get);
-    let load = load.split_whitespace().take(2).collect::<Vec<_>>().join(" and ");
-    format!("{cores} cores; load average before the start, over 1 and 5 minutes: {load}")
+/// Prints the table; writes the summary, what it was measured on, and the pictures.
+fn write(report: &Report, before: f64, loads: &[Load], folder: &Path) -> Result<()> {
+    let machine = Machine::this();
+    println!("\n{}\n{}", report.table(), machine.text(before, loads));
+    let summary = report.summary();
+    write_json(&folder.join("summary.json"), &summary)?;
+    let facts = serde_json::json!({"machine": machine, "load_before": before, "loads": loads});
+    write_json(&folder.join("machine.json"), &facts)?;
+    for path in picture::draw(&summary, folder)? {
+        println!("{}", path.display());
+    }
+    Ok(())
 }
 
-fn write_summary(report: &Report, folder: &Path) -> Result<()> {
-    let path = folder.join("summary.json");
-    let json = serde_json::to_string_pretty(&report.summary())?;
-    std::fs::write(&path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value)?;
+    std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))
 }

@@ -14,8 +14,9 @@ use tokio_postgres::Client;
 
 use crate::bench::Bench;
 use crate::broker::{Broker, Target};
-use crate::latency::{self, Delays, RATE, WARM_UP};
+use crate::latency::{self, Delays, WARM_UP};
 use crate::report::Values;
+use crate::shape::Shape;
 use crate::statistics::percentile;
 
 /// Partitions past their retention, each with messages in it.
@@ -40,7 +41,7 @@ pub async fn run(bench: &Bench, run: usize) -> Result<Values> {
     let label = format!("maintenance-{run}");
     set_scene(bench, &label).await?;
     let target = Broker::Kafka.create_target(bench, &label).await?;
-    let mut config = target.config(bench);
+    let mut config = target.config(bench, Shape::USUAL);
     config["consumer_group"] = json!("relay");
     bench.set_outbox(&label, &label, "kafka", &config).await?;
     let phase = bench.sizes.latency_seconds;
@@ -151,7 +152,7 @@ async fn measure(
         bench,
         target,
         publishers,
-        2 * RATE * phase,
+        latency::Schedule::usual(2 * phase),
         &mut |start| {
             begin.send_replace(Some(start));
         },
@@ -160,13 +161,16 @@ async fn measure(
     .await?;
     let (poll, claim, partitions, rows) =
         try_join4(flat(poll), flat(claim), flat(partitions), flat(rows)).await?;
+    // More than one a second, of ten that are tried.
     ensure!(
-        partitions > 10 && rows > 10,
+        partitions > phase && rows > phase,
         "partitions were changed {partitions} times, and rows removed {rows} times: that is no maintenance to speak of"
     );
     eprintln!("maintenance: partitions changed in {partitions} steps, rows removed in {rows}");
 
-    let Delays { publish, delivery } = delays;
+    let Delays {
+        publish, delivery, ..
+    } = delays;
     let mut values = Values::new();
     for (who, delays) in WHO.into_iter().zip([publish, delivery, poll, claim]) {
         let path = bench.output.join(format!("{label}-{who}.csv"));
@@ -202,7 +206,7 @@ fn poll_once(label: &str) -> [String; 2] {
 fn claim_once(label: &str) -> [String; 2] {
     [
         format!("SELECT array_agg(event_id) FROM tide.inbox_claim('{label}', 10)"),
-        format!("SELECT tide.inbox_mark_processed('{label}', $1)"),
+        format!("SELECT tide.inbox_mark_processed('{label}', $1::text[])"),
     ]
 }
 

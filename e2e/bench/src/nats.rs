@@ -14,12 +14,18 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::delivery::Delivery;
 use crate::event::{self, Payload};
+use crate::shape::Shape;
 
 /// All streams made here begin so.
 const PREFIX: &str = "tide-bench-";
 
-/// Unacknowledged publishes at a time.
+/// Unacknowledged publishes at a time, and the most bytes of them.
 const WINDOW: usize = 4096;
+const WINDOW_BYTES: usize = 64 << 20;
+
+/// Messages asked for at a time when everything is read back, and the most bytes of them.
+const PAGE: usize = 5000;
+const PAGE_BYTES: usize = 16 << 20;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -101,20 +107,21 @@ impl Nats {
         Ok(stream.cached_info().state.messages)
     }
 
-    /// Publishes the orders 0 to `count` - 1, with their event type as header and, if wanted, a Nats-Msg-Id; returns
-    /// the time until the last acknowledgement.
-    pub async fn publish(&self, subject: &str, count: u64, with_id: bool) -> Result<Duration> {
-        let mut payload = Payload::new();
+    /// Publishes the orders 0 to `count` - 1 with their headers and, if wanted, a Nats-Msg-Id; returns the time until
+    /// the last acknowledgement.
+    pub async fn publish(&self, subject: &str, count: u64, shape: Shape, with_id: bool) -> Result<Duration> {
+        let mut payload = Payload::of(shape.bytes);
         let mut waiting: VecDeque<PublishAckFuture> = VecDeque::with_capacity(WINDOW);
+        let window = WINDOW.min(WINDOW_BYTES / shape.bytes);
         let began = Instant::now();
         for n in 0..count {
-            if waiting.len() == WINDOW {
+            if waiting.len() == window {
                 acknowledged(waiting.pop_front()).await?;
             }
             let payload = payload.set(n).to_vec().into();
             waiting.push_back(
                 self.context
-                    .publish_with_headers(subject.to_owned(), headers(n, with_id), payload)
+                    .publish_with_headers(subject.to_owned(), headers(n, shape, with_id), payload)
                     .await?,
             );
         }
@@ -125,7 +132,7 @@ impl Nats {
     }
 
     /// Reads the stream from its beginning to its present end.
-    pub async fn read_back(&self, name: &str, expected: u64) -> Result<Delivery> {
+    pub async fn read_back(&self, name: &str, expected: u64, shape: Shape) -> Result<Delivery> {
         let stream = self.context.get_stream(name).await?;
         let end = stream.cached_info().state.messages;
         let config = pull::Config {
@@ -133,8 +140,9 @@ impl Nats {
             ..Default::default()
         };
         let consumer: PullConsumer = stream.create_consumer(config).await?;
-        let mut messages = consumer.stream().max_messages_per_batch(5000).messages().await?;
-        let mut delivery = Delivery::new(expected);
+        let page = PAGE.min(PAGE_BYTES / shape.bytes);
+        let mut messages = consumer.stream().max_messages_per_batch(page).messages().await?;
+        let mut delivery = Delivery::new(expected, shape);
         for read in 0..end {
             match tokio::time::timeout(TIMEOUT, messages.next()).await {
                 Ok(Some(message)) => delivery.note(event::number(&message?.payload)),
@@ -166,16 +174,18 @@ impl Sender {
     pub async fn send(&self, subject: &str, n: u64, payload: String) -> Result<()> {
         drop(
             self.0
-                .publish_with_headers(subject.to_owned(), headers(n, true), payload.into())
+                .publish_with_headers(subject.to_owned(), headers(n, Shape::USUAL, true), payload.into())
                 .await?,
         );
         Ok(())
     }
 }
 
-fn headers(n: u64, with_id: bool) -> HeaderMap {
+fn headers(n: u64, shape: Shape, with_id: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("event_type", event::event_type(n));
+    for (name, value) in shape.headers(n) {
+        headers.insert(name, value);
+    }
     if with_id {
         headers.insert(NATS_MESSAGE_ID, format!("bench:{n}"));
     }

@@ -30,6 +30,8 @@ pub struct Relay {
 pub struct Usage {
     /// Largest resident memory.
     pub peak_rss_mib: f64,
+    /// Resident memory at this moment.
+    pub rss_mib: f64,
     /// User and system time of all threads.
     pub cpu_seconds: f64,
 }
@@ -41,6 +43,8 @@ pub struct Options {
     pub stdout: Option<PathBuf>,
     /// Where it takes webhooks.
     pub webhook_port: Option<u16>,
+    /// The relay group whose pipelines it runs, when it is not the usual one.
+    pub group: Option<String>,
 }
 
 impl Relay {
@@ -59,7 +63,10 @@ impl Relay {
             .args(webhooks)
             .args(["--postgres-url", postgres_url])
             .args(["--metrics-addr", &format!("127.0.0.1:{}", free_port()?)])
-            .args(["--relay-group-id", RELAY_GROUP])
+            .args([
+                "--relay-group-id",
+                options.group.as_deref().unwrap_or(RELAY_GROUP),
+            ])
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(output)
@@ -88,7 +95,8 @@ impl Relay {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         Ok(Usage {
-            peak_rss_mib: peak_rss_kib(&status).context("no VmHWM in /proc/PID/status")? / 1024.0,
+            peak_rss_mib: kib(&status, "VmHWM:").context("no VmHWM in /proc/PID/status")? / 1024.0,
+            rss_mib: kib(&status, "VmRSS:").context("no VmRSS in /proc/PID/status")? / 1024.0,
             cpu_seconds: cpu_seconds(&stat, 2).context("unexpected form of /proc/PID/stat")?,
         })
     }
@@ -125,10 +133,10 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn peak_rss_kib(status: &str) -> Option<f64> {
+fn kib(status: &str, field: &str) -> Option<f64> {
     status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .find_map(|line| line.strip_prefix(field))?
         .split_whitespace()
         .next()?
         .parse()
@@ -165,11 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_read_from_the_status() {
-        assert_eq!(
-            peak_rss_kib("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n"),
-            Some(2048.0)
-        );
-        assert_eq!(peak_rss_kib("Name:\tx\n"), None);
+    fn memory_is_read_from_the_status() {
+        let status = "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n";
+        assert_eq!(kib(status, "VmHWM:"), Some(2048.0));
+        assert_eq!(kib(status, "VmRSS:"), Some(1024.0));
+        assert_eq!(kib("Name:\tx\n", "VmHWM:"), None);
     }
 }

@@ -22,10 +22,14 @@ pub struct Report {
 /// A figure as `summary.json` has it.
 #[derive(Debug, Serialize, PartialEq)]
 pub struct SummaryEntry {
-    name: String,
-    value: f64,
-    unit: &'static str,
-    runs: Vec<f64>,
+    /// The figure's name.
+    pub name: String,
+    /// The median of the runs.
+    pub value: f64,
+    /// The unit of the values.
+    pub unit: &'static str,
+    /// The values, run by run.
+    pub runs: Vec<f64>,
 }
 
 /// Whether a figure holds its bar.

@@ -16,6 +16,7 @@ use crate::inbox::Rows;
 use crate::poll::watch;
 use crate::relay::Options;
 use crate::report::Values;
+use crate::shape::Shape;
 
 /// Connections of the webhook sink when keys go beside each other; its default.
 pub const CONNECTIONS: u64 = 8;
@@ -160,7 +161,7 @@ impl Lines {
             path,
             rest: Vec::new(),
             seen: 0,
-            delivery: Delivery::new(expected),
+            delivery: Delivery::new(expected, Shape::USUAL),
         })
     }
 
