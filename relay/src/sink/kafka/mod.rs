@@ -170,6 +170,10 @@ impl KafkaSink {
         for topic in self.topics.iter() {
             new.extend(self.ends(topic, known).await?);
         }
+        // A thousand pipelines that start would have thousands of threads.
+        if self.spec.topic.is_literal() {
+            self.producer.rest();
+        }
         Ok(new)
     }
 

@@ -186,6 +186,11 @@ impl Producer {
         Ok((Arc::clone(&open.inner), open.reports.clone()))
     }
 
+    /// Nothing more is asked for the time being.
+    pub(super) fn rest(&self) {
+        self.shared.client.lock().take_if(|client| client.used.is_some());
+    }
+
     pub(super) fn inner(&self) -> Result<Arc<Inner>, Failure> {
         self.client().map(|(inner, _)| inner)
     }
