@@ -277,6 +277,9 @@ impl Run<'_> {
         let mut outcomes = Vec::new();
         let mut drain_until: Option<Instant> = None;
         let mut heard_at = Instant::now();
+        // The first tick may have read the sequence before messages were taken
+        // that are delivered already.
+        let mut is_first = true;
         // Of the checkpoint that is under way.
         let mut low_water = Positions::new();
         loop {
@@ -368,7 +371,9 @@ impl Run<'_> {
                         if let Some(mark) = page.starts {
                             a.window.start_round(Arc::clone(&page.round));
                             let reached = &a.window.progress().positions;
-                            a.low_water.sample(mark.sequence_value, mark.next_xid, reached);
+                            if !std::mem::take(&mut is_first) {
+                                a.low_water.sample(mark.sequence_value, mark.next_xid, reached);
+                            }
                         }
                         current = Some(Pending { page, next: 0 });
                     }
