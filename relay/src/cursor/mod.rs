@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 /// A pair of snapshots. Its messages are those visible in `new` and not in
 /// `old`, in the order of their ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Round {
     pub(crate) old: Snapshot,
     pub(crate) new: Snapshot,

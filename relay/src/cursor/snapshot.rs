@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// `xmin:xmax:xip,...` as PostgreSQL writes it. Every transaction below `xmin`
 /// is finished, none from `xmax` on had started, those in the list were open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Snapshot {
     xmin: u64,
     xmax: u64,
@@ -38,6 +38,19 @@ impl Snapshot {
     /// Whether rows of this transaction are visible, had it committed.
     pub(crate) fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
+    }
+
+    /// Whether it sees all that `earlier` sees: of two snapshots of one cluster
+    /// and timeline, that it is not the older one.
+    pub(crate) fn includes(&self, earlier: &Self) -> bool {
+        let above = self.xmax..earlier.xmax;
+        let open = earlier
+            .in_progress
+            .iter()
+            .filter(|xid| above.contains(xid))
+            .count() as u64;
+        open == earlier.xmax.saturating_sub(self.xmax)
+            && !self.in_progress.iter().any(|xid| earlier.sees(*xid))
     }
 
     /// Transactions that were open in `self` and are finished in `later`.
@@ -154,19 +167,33 @@ mod tests {
         assert!(before.any_finished_below(17, &snapshot("15:15:")), "10 has ended");
     }
 
+    fn make(xmax: u64, open: &std::collections::BTreeSet<u64>) -> Snapshot {
+        let list: Vec<u64> = open.iter().copied().filter(|x| *x < xmax).collect();
+        Snapshot {
+            xmin: list.first().copied().unwrap_or(xmax),
+            xmax,
+            in_progress: list.into(),
+        }
+    }
+
     proptest! {
         #[test]
         fn finished_below_equals_the_oracle(
             xmax in 10u64..40, open in proptest::collection::btree_set(3u64..40, 0..6),
             later_xmax in 10u64..60, later_open in proptest::collection::btree_set(3u64..60, 0..6), limit in 3u64..60,
         ) {
-            let make = |xmax: u64, open: &std::collections::BTreeSet<u64>| {
-                let list: Vec<u64> = open.iter().copied().filter(|x| *x < xmax).collect();
-                Snapshot { xmin: list.first().copied().unwrap_or(xmax), xmax, in_progress: list.into() }
-            };
             let (before, later) = (make(xmax, &open), make(later_xmax.max(xmax), &later_open));
             let oracle = (3..limit).any(|xid| !before.sees(xid) && later.sees(xid));
             prop_assert_eq!(before.any_finished_below(limit, &later), oracle);
+        }
+
+        #[test]
+        fn includes_equals_the_oracle(
+            xmax in 3u64..20, open in proptest::collection::btree_set(3u64..20, 0..6),
+            other_xmax in 3u64..20, other_open in proptest::collection::btree_set(3u64..20, 0..6),
+        ) {
+            let (a, b) = (make(xmax, &open), make(other_xmax, &other_open));
+            prop_assert_eq!(a.includes(&b), (3..30).all(|xid| a.sees(xid) || !b.sees(xid)));
         }
     }
 

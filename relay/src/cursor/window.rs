@@ -14,7 +14,7 @@ use crate::sabotage::Protection;
 pub(crate) type Ticket = u64;
 
 /// How a message left the window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Settlement {
     /// In the broker's log: at `position` of the sink's stream number `stream`.
     Placed { stream: u32, position: i64 },
@@ -23,6 +23,7 @@ pub(crate) enum Settlement {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 enum Entry {
     Message {
         id: i64,
@@ -36,6 +37,7 @@ enum Entry {
 
 /// The position up to which everything is delivered.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub(crate) struct Progress {
     pub(crate) round: Arc<Round>,
     /// Messages of the round with ids up to here are delivered.
@@ -47,6 +49,7 @@ pub(crate) struct Progress {
 
 /// See the module's description.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Window {
     entries: VecDeque<Entry>,
     /// Ticket of the first entry.
@@ -54,12 +57,26 @@ pub(crate) struct Window {
     messages: usize,
     bytes: usize,
     progress: Progress,
+    held: Option<Held>,
     moved: bool,
+}
+
+/// Messages that were found in the log lie at places that say nothing about
+/// those before them in the window. Until they are passed, the positions stay
+/// where the reading of the log began.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
+struct Held {
+    /// The positions that are reached.
+    reached: Positions,
+    /// The first ticket after the last of those messages, when it is known.
+    until: Option<Ticket>,
 }
 
 impl Window {
     pub(crate) fn new(progress: Progress) -> Self {
         Self {
+            held: None,
             entries: VecDeque::new(),
             first: 0,
             messages: 0,
@@ -177,7 +194,7 @@ impl Window {
                 }) => {
                     on_left(*created_at);
                     if let Settlement::Placed { stream, position } = *settlement {
-                        note(&mut self.progress.positions, stream, position);
+                        note(reached(&mut self.progress, &mut self.held), stream, position);
                     }
                     self.progress.last_id = *id;
                     self.progress.committed_offset = self.progress.committed_offset.max(*id);
@@ -204,7 +221,13 @@ impl Window {
             self.moved = true;
         }
         if let Some((s, p)) = last_place {
-            reach(&mut self.progress.positions, &name(s), p + 1);
+            reach(reached(&mut self.progress, &mut self.held), &name(s), p + 1);
+        }
+        let first = self.first;
+        let passed = |held: &mut Held| held.until.is_some_and(|until| until <= first);
+        if let Some(held) = self.held.take_if(passed) {
+            self.progress.positions = held.reached;
+            self.moved = true;
         }
         left
     }
@@ -217,13 +240,60 @@ impl Window {
     pub(crate) fn add_positions(&mut self, positions: &Positions) {
         for (name, position) in positions {
             self.progress.positions.entry(name.clone()).or_insert(*position);
+            reached(&mut self.progress, &mut self.held)
+                .entry(name.clone())
+                .or_insert(*position);
         }
         self.moved = true;
+    }
+
+    /// Messages were found in the log beyond the positions, which stay there
+    /// until [`Self::release_positions`].
+    pub(crate) fn hold_positions(&mut self) {
+        let reached = self.progress.positions.clone();
+        self.held = Some(Held { reached, until: None });
+    }
+
+    /// All that was found has been taken into the window: when it has left, the
+    /// positions follow again.
+    pub(crate) fn release_positions(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.until = Some(self.first + self.entries.len() as u64);
+        }
     }
 
     /// Whether the progress moved since the last call.
     pub(crate) fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)
+    }
+}
+
+fn reached<'a>(progress: &'a mut Progress, held: &'a mut Option<Held>) -> &'a mut Positions {
+    held.as_mut()
+        .map_or(&mut progress.positions, |held| &mut held.reached)
+}
+
+/// For the models: the same whatever number the first ticket has.
+#[cfg(test)]
+impl PartialEq for Window {
+    fn eq(&self, other: &Self) -> bool {
+        self.all_but_first() == other.all_but_first()
+    }
+}
+
+#[cfg(test)]
+impl Window {
+    fn all_but_first(&self) -> impl PartialEq + std::hash::Hash {
+        let until = |held: &Held| held.until.map(|until| until.saturating_sub(self.first));
+        let held = self.held.as_ref().map(|held| (&held.reached, until(held)));
+        (&self.entries, &self.progress, held, self.moved)
+    }
+}
+
+#[cfg(test)]
+impl std::hash::Hash for Window {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.all_but_first().hash(state);
     }
 }
 
@@ -304,6 +374,31 @@ mod tests {
         assert_eq!(w.progress().round, round("9:9:", "9:9:"));
         assert_eq!((w.progress().last_id, w.progress().committed_offset), (0, 4));
         assert_eq!(w.progress().positions["topic/0"], 11);
+    }
+
+    #[test]
+    fn positions_wait_for_what_was_found_in_the_log() {
+        let mut w = window();
+        let at = |position| Settlement::Placed { stream: 0, position };
+        w.add_positions(&Positions::from([("topic/0".into(), 5)]));
+        w.hold_positions();
+        // Found at 5, but 1 goes before it, and to a place behind it.
+        let first = w.push(1, 0, 10);
+        w.settle(first, at(6));
+        w.advance(names, |_| ());
+        assert_eq!((w.progress().last_id, w.progress().positions["topic/0"]), (1, 5));
+        let tickets = [w.push(2, 0, 10), w.push(3, 0, 10)];
+        w.settle(tickets[1], Settlement::Done);
+        w.release_positions();
+        w.advance(names, |_| ());
+        assert_eq!(
+            w.progress().positions["topic/0"],
+            5,
+            "2 is under way, 3 behind it"
+        );
+        w.settle(tickets[0], at(7));
+        w.advance(names, |_| ());
+        assert_eq!((w.progress().last_id, w.progress().positions["topic/0"]), (3, 8));
     }
 
     #[test]

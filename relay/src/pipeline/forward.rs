@@ -19,8 +19,9 @@ use super::{Backoff, Shared};
 use crate::config::{ForwardSpec, Ordering, PipelineSpec};
 use crate::cursor::{LowWater, Positions, Round, Settlement, Snapshot, Window};
 use crate::database::cursor::{self as store, Checkpoint, StoredCursor};
+use crate::database::outbox;
 use crate::encode::{Encoder, EventId, Row};
-use crate::failure::Failure;
+use crate::failure::{Class, Failure};
 use crate::sink::{News, Opening, Outcome, Settled, Sink, Stall};
 use crate::source::outbox::{Page, Reader};
 use crate::status::{PipelineStatus, State, now_micros};
@@ -66,6 +67,9 @@ pub(super) struct Attempt {
     low_water: LowWater,
     /// In the log already; to be skipped when they come.
     pub(super) landed: HashSet<EventId>,
+    /// Sees all that landed: when a round up to here is sent, what is left of
+    /// it will not come.
+    landed_by: Option<Snapshot>,
     /// To be sent with nothing else in flight.
     pub(super) suspect: Option<i64>,
     pub(super) keys: Keys,
@@ -118,6 +122,7 @@ impl Run<'_> {
             window: Window::new(progress),
             low_water: LowWater::new(stored.low_water_id, stored.low_water_positions),
             landed: HashSet::new(),
+            landed_by: None,
             suspect,
             keys: Keys::default(),
             checkpoints: Checkpoints::new(Instant::now()),
@@ -138,10 +143,7 @@ impl Run<'_> {
         }
         .await;
         // What was settled stays so, also when nothing is sent any more.
-        if result
-            .as_ref()
-            .is_err_and(|f| f.class == crate::failure::Class::Transient)
-        {
+        if result.as_ref().is_err_and(|f| f.class == Class::Transient) {
             self.advance(&mut attempt, backoff);
             if attempt.checkpoints.delivered {
                 let _ = self.checkpoint_now(&mut attempt, false).await;
@@ -166,7 +168,7 @@ impl Run<'_> {
         let current = self.shared.cluster;
         let reanchor = stored.cluster.is_some_and(|before| before != current);
         if reanchor || stored.progress.round.new == Snapshot::of_nothing() {
-            let messages = crate::database::outbox::adopt(&mut lease.session, self.forward.group_id).await?;
+            let messages = outbox::adopt(&mut lease.session, self.forward.group_id).await?;
             if messages > 0 {
                 tracing::warn!(
                     pipeline = self.spec.name,
@@ -176,7 +178,7 @@ impl Run<'_> {
             }
         }
         if reanchor {
-            let snapshot = crate::database::outbox::tick(&mut lease.session).await?.snapshot;
+            let snapshot = outbox::tick(&mut lease.session).await?.snapshot;
             tracing::warn!(
                 pipeline = self.spec.name,
                 before = ?stored.cluster,
@@ -211,9 +213,19 @@ impl Run<'_> {
                     messages = a.landed.len(),
                     "found messages in the log beyond the checkpoint"
                 );
+                a.window.hold_positions();
+                a.landed_by = Some(self.snapshot().await?);
             }
         }
         self.checkpoint_now(a, false).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let lease = self.shared.writers.get().await;
+        let mut lease = lease.map_err(|e| Failure::transient(e.to_string()))?;
+        let snapshot = outbox::tick(&mut lease.session).await?.snapshot;
+        lease.done();
+        Ok(snapshot)
     }
 
     fn checkpoint(&self, a: &Attempt, clean: bool) -> Checkpoint {
@@ -236,7 +248,12 @@ impl Run<'_> {
         let checkpoint = self.checkpoint(a, clean);
         let low_water = checkpoint.low_water_positions.clone();
         let pending = self.shared.checkpointer.write(checkpoint).await;
-        flatten(pending.await)?;
+        flatten(pending.await).map_err(|failure| match failure.class {
+            // It may be executed yet, when another attempt has messages under
+            // way that a clean end denies. Not under another epoch.
+            Class::Transient if clean => Failure::lost(failure.message),
+            _ => failure,
+        })?;
         a.sink.checkpointed(&low_water);
         a.checkpoints.written(Instant::now());
         Ok(())
@@ -266,6 +283,9 @@ impl Run<'_> {
         let mut outcomes = Vec::new();
         let mut drain_until: Option<Instant> = None;
         let mut heard_at = Instant::now();
+        // The first tick may have read the sequence before messages were taken
+        // that are delivered already.
+        let mut is_first = true;
         // Of the checkpoint that is under way.
         let mut low_water = Positions::new();
         loop {
@@ -298,8 +318,9 @@ impl Run<'_> {
                 None => false,
             };
             if current.as_ref().is_some_and(|p| p.next == p.page.rows.len()) {
-                if current.take().is_some_and(|p| p.page.ends) {
+                if let Some(page) = current.take().map(|p| p.page).filter(|page| page.ends) {
                     a.window.end_round();
+                    a.forget_landed(&page.round.new);
                 }
                 self.advance(a, backoff);
             }
@@ -356,7 +377,9 @@ impl Run<'_> {
                         if let Some(mark) = page.starts {
                             a.window.start_round(Arc::clone(&page.round));
                             let reached = &a.window.progress().positions;
-                            a.low_water.sample(mark.sequence_value, mark.next_xid, reached);
+                            if !std::mem::take(&mut is_first) {
+                                a.low_water.sample(mark.sequence_value, mark.next_xid, reached);
+                            }
                         }
                         current = Some(Pending { page, next: 0 });
                     }
@@ -383,6 +406,9 @@ impl Run<'_> {
             }
             if a.landed.remove(&row.event_id()) {
                 settled(a, row);
+                if a.landed.is_empty() {
+                    a.window.release_positions();
+                }
                 self.status.skipped(1);
             } else if !self.send(a, row).await? {
                 return Ok(false);
@@ -516,14 +542,8 @@ impl Run<'_> {
                 .parse()
                 .map_err(|_| Failure::transient("snapshot"))?,
         };
-        let rows = crate::database::outbox::copy_by_id(
-            &self.shared.readers,
-            &self.forward.table,
-            &everything,
-            id - 1,
-            1,
-        )
-        .await?;
+        let rows =
+            outbox::copy_by_id(&self.shared.readers, &self.forward.table, &everything, id - 1, 1).await?;
         rows.into_iter()
             .next()
             .ok_or_else(|| Failure::transient(format!("message {id} is gone from the outbox")))
@@ -554,6 +574,16 @@ impl Run<'_> {
             a.low_water.advance(&a.window.progress().round.old);
         }
         self.status.in_flight(a.window.len());
+    }
+}
+
+impl Attempt {
+    /// At the end of a round: what it should have brought was passed before.
+    fn forget_landed(&mut self, delivered: &Snapshot) {
+        if self.landed_by.take_if(|by| delivered.includes(by)).is_some() {
+            self.landed.clear();
+            self.window.release_positions();
+        }
     }
 }
 

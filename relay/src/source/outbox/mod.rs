@@ -29,6 +29,7 @@ const PAGE_ROWS: usize = 8_000;
 
 /// What one look at the database said: see [`outbox::Look`].
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub(crate) struct Tick {
     pub(crate) sequence_value: i64,
     pub(crate) next_xid: u64,
@@ -39,7 +40,7 @@ pub(crate) struct Tick {
 }
 
 /// A sequence value and the next xid read after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Mark {
     pub(crate) sequence_value: i64,
     pub(crate) next_xid: u64,
@@ -292,10 +293,14 @@ impl Reader {
 }
 
 /// Whether a round from `base` to this tick can hold anything. `known` was read
-/// before `base` was taken.
-fn may_be_new(base: &Snapshot, known: Option<Mark>, tick: &Tick) -> bool {
-    known.is_none_or(|known| known.sequence_value != tick.sequence_value)
-        || base.any_finished_below(tick.quiet_from, &tick.snapshot)
+/// before `base` was taken; without it `base` is the stored cursor. That may be
+/// newer than the last tick that this relay told, when it is another's: the
+/// tick would set the cursor back.
+pub(crate) fn may_be_new(base: &Snapshot, known: Option<Mark>, tick: &Tick) -> bool {
+    let Some(known) = known else {
+        return tick.snapshot.includes(base);
+    };
+    known.sequence_value != tick.sequence_value || base.any_finished_below(tick.quiet_from, &tick.snapshot)
 }
 
 #[cfg(test)]
@@ -324,6 +329,13 @@ mod tests {
     fn a_taken_id_is_worth_a_look() {
         assert!(may_be_new(&base("10:10:"), KNOWN, &tick(6, "11:11:", 11)));
         assert!(may_be_new(&base("10:10:"), None, &tick(6, "10:10:", 10)));
+    }
+
+    #[test]
+    fn a_tick_from_before_the_stored_cursor_is_not() {
+        assert!(!may_be_new(&base("12:12:"), None, &tick(6, "10:12:10", 12)));
+        assert!(!may_be_new(&base("12:12:"), None, &tick(6, "11:11:", 12)));
+        assert!(may_be_new(&base("10:12:10"), None, &tick(6, "11:13:11", 13)));
     }
 
     #[test]
