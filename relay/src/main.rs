@@ -12,6 +12,8 @@ mod doctor;
 mod encode;
 mod failure;
 mod human;
+#[cfg(test)]
+mod models;
 mod ownership;
 mod pipeline;
 mod sabotage;

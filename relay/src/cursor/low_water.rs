@@ -14,6 +14,7 @@ use super::{Positions, Snapshot};
 const SAMPLES: usize = 64;
 
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 struct Sample {
     next_xid: u64,
     sequence_value: i64,
@@ -22,6 +23,7 @@ struct Sample {
 
 /// See the module's description.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(crate) struct LowWater {
     id: i64,
     positions: Positions,

@@ -12,6 +12,9 @@ mod session;
 mod tick;
 mod webhooks;
 
+#[cfg(test)]
+pub(crate) use tick::News;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

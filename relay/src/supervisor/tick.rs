@@ -87,7 +87,8 @@ async fn next(database: &Database, session: &mut Option<Session>) -> Result<Look
 
 /// Decides which ticks are worth telling. Pure but for the time given to it.
 #[derive(Debug, Default)]
-struct News {
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
+pub(crate) struct News {
     /// Sequence value and, from the first tick that saw it, the next xid: no
     /// transaction from there on has taken an id.
     last: Option<(i64, u64)>,
@@ -98,7 +99,7 @@ struct News {
 impl News {
     /// The tick, if any pipeline may find something through it: an id was
     /// taken, or a transaction that may hold one has ended.
-    fn take(&mut self, look: Look, now: Instant) -> Option<Tick> {
+    pub(crate) fn take(&mut self, look: Look, now: Instant) -> Option<Tick> {
         let Look {
             sequence_value,
             next_xid,
