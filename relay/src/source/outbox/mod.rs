@@ -335,7 +335,7 @@ mod tests {
     fn a_tick_from_before_the_stored_cursor_is_not() {
         assert!(!may_be_new(&base("12:12:"), None, &tick(6, "10:12:10", 12)));
         assert!(!may_be_new(&base("12:12:"), None, &tick(6, "11:11:", 12)));
-        assert!(may_be_new(&base("10:12:10"), None, &tick(6, "11:13:11", 13)));
+        assert!(may_be_new(&base("10:12:10"), None, &tick(6, "12:13:", 13)));
     }
 
     #[test]
