@@ -228,7 +228,7 @@ async fn a_broker_that_freezes_is_told_of_and_waited_for() {
     db.await_delivered(SOON).await;
     own.signal("kafka", Signal::Stop);
     db.publish_numbers("events", 101, 200, 10).await;
-    let said = "SELECT last_error ~ 'no acknowledgement|does not answer|do not answer|timed out' FROM tide.relay_pipeline_status";
+    let said = "SELECT last_error ~ 'no acknowledgement|does not answer|do not answer|no answer|timed out' FROM tide.relay_pipeline_status";
     db.await_text(SOON, said, "t").await;
     println!(
         "{}",
