@@ -232,15 +232,16 @@ impl Applied {
             })?;
         let changed = now.as_ref().and_then(|meta| meta.resource_version.as_ref())
             != object.metadata.resource_version.as_ref();
-        let same = left.is_some_and(|left| left.digest == digest);
-        self.0.lock().insert(
-            place,
-            Left {
-                digest,
-                marker: child.kind.marker(&object.metadata),
-            },
-        );
+        let same = left.as_ref().is_some_and(|left| left.digest == digest);
+        let leaves = Left {
+            digest,
+            marker: child.kind.marker(&object.metadata),
+        };
+        // Then only the watch has not come by what was made a moment ago.
+        let untouched = left.as_ref() == Some(&leaves);
+        self.0.lock().insert(place, leaves);
         Ok(match (same, now.is_some()) {
+            _ if untouched => Change::None,
             (true, false) => Change::Repaired(format!(
                 "{} \"{}\" was gone and was made again",
                 child.kind, child.name
