@@ -85,53 +85,55 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A publish that begins later than this after it was due is worth a remark: the load was not steady.
 const LATE: Duration = Duration::from_millis(100);
 
-/// One run through the outbox and a relay, with an outbox, a pipeline, a topic or stream and a relay of its own.
+/// One run through the outbox and a relay.
 pub async fn run(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
     let label = format!("latency-{}-{run}", broker.name());
+    let schedule = Schedule::usual(bench.sizes.latency_seconds);
+    let delays = through_relay(bench, broker, &label, schedule).await?;
+    let name = format!("latency.{}.r{RATE}", broker.name());
+    percentiles(bench, &name, run, &delays.delivery)
+}
+
+/// One run by the plain client library.
+pub async fn limit(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
+    let label = format!("limit-latency-{}-{run}", broker.name());
+    let schedule = Schedule::usual(bench.sizes.latency_seconds);
+    let delays = by_client(bench, broker, &label, schedule).await?;
+    let name = format!("limit.latency.{}.r{RATE}", broker.name());
+    percentiles(bench, &name, run, &delays.delivery)
+}
+
+/// Publishes by a schedule to an outbox; a relay delivers. Outbox, pipeline, topic or stream and relay are of its own.
+pub async fn through_relay(bench: &Bench, broker: Broker, label: &str, schedule: Schedule) -> Result<Delays> {
     let client = bench.database.connect().await?;
     client.execute("SELECT tide.outbox_create($1)", &[&label]).await?;
-    let target = broker.create_target(bench, &label).await?;
+    let target = broker.create_target(bench, label).await?;
     let config = target.config(bench, Shape::USUAL);
-    bench.set_outbox(&label, &label, broker.name(), &config).await?;
+    bench.set_outbox(label, label, broker.name(), &config).await?;
     let mut publishers = Vec::new();
     for _ in 0..PUBLISHERS {
-        publishers.push(Publisher::commit(bench, &label).await?);
+        publishers.push(Publisher::commit(bench, label).await?);
     }
-
-    let mut relay = bench.start_relay(&label)?;
-    let schedule = Schedule::usual(bench.sizes.latency_seconds);
+    let mut relay = bench.start_relay(label)?;
     let mut check = || relay.check();
-    let latencies = match measure(bench, &target, publishers, schedule, &mut |_| {}, &mut check).await {
-        Ok(delays) => delays.delivery,
+    let delays = match measure(bench, &target, publishers, schedule, &mut |_| {}, &mut check).await {
+        Ok(delays) => delays,
         Err(error) => return Err(relay.blame(&error)),
     };
     relay.stop().await?;
-    bench.delete_pipeline(&label).await?;
+    bench.delete_pipeline(label).await?;
     target.delete(bench).await?;
-    percentiles(
-        bench,
-        &format!("latency.{}.r{RATE}", broker.name()),
-        run,
-        &latencies,
-    )
+    Ok(delays)
 }
 
-/// One run by the plain client library, with a topic or stream of its own.
-pub async fn limit(bench: &Bench, broker: Broker, run: usize) -> Result<Values> {
-    let target = broker
-        .create_target(bench, &format!("limit-latency-{}-{run}", broker.name()))
-        .await?;
+/// Sends by a schedule to a topic or stream of its own.
+pub async fn by_client(bench: &Bench, broker: Broker, label: &str, schedule: Schedule) -> Result<Delays> {
+    let target = broker.create_target(bench, label).await?;
     let publisher = Publisher::send(bench, &target)?;
     let publishers = (0..PUBLISHERS).map(|_| publisher.clone()).collect();
-    let schedule = Schedule::usual(bench.sizes.latency_seconds);
     let delays = measure(bench, &target, publishers, schedule, &mut |_| {}, &mut || Ok(())).await?;
     target.delete(bench).await?;
-    percentiles(
-        bench,
-        &format!("limit.latency.{}.r{RATE}", broker.name()),
-        run,
-        &delays.delivery,
-    )
+    Ok(delays)
 }
 
 /// Percentiles of what comes after the warm-up; all latencies are written to a file, to see when stalls were.

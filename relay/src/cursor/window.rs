@@ -47,6 +47,23 @@ pub(crate) struct Progress {
     pub(crate) positions: Positions,
 }
 
+#[cfg(test)]
+impl Progress {
+    /// Nothing is delivered.
+    pub(crate) fn none() -> Self {
+        let nothing = super::Snapshot::of_nothing();
+        Self {
+            round: Arc::new(Round {
+                old: nothing.clone(),
+                new: nothing,
+            }),
+            last_id: 0,
+            committed_offset: 0,
+            positions: Positions::new(),
+        }
+    }
+}
+
 /// See the module's description.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -312,7 +329,6 @@ fn reach(positions: &mut Positions, name: &str, next: i64) {
 #[expect(clippy::cast_possible_wrap, reason = "small test numbers")]
 mod tests {
     use super::*;
-    use crate::cursor::Snapshot;
     use proptest::prelude::*;
 
     fn round(old: &str, new: &str) -> Arc<Round> {
@@ -323,16 +339,7 @@ mod tests {
     }
 
     fn window() -> Window {
-        let nothing = Snapshot::of_nothing();
-        Window::new(Progress {
-            round: Arc::new(Round {
-                old: nothing.clone(),
-                new: nothing,
-            }),
-            last_id: 0,
-            committed_offset: 0,
-            positions: Positions::new(),
-        })
+        Window::new(Progress::none())
     }
 
     fn names(stream: u32) -> Arc<str> {

@@ -10,9 +10,8 @@ use hdrhistogram::Histogram;
 use crate::bench::Bench;
 use crate::broker::Broker;
 use crate::figures::Figure;
-use crate::latency::{self, PUBLISHERS, Publisher, Schedule, WARM_UP};
+use crate::latency::{self, Schedule, WARM_UP};
 use crate::report::Values;
-use crate::shape::Shape;
 
 /// Events a second, and how many of them are published in one transaction. At 10,000 a second an application that
 /// commits each by itself would measure PostgreSQL's log instead of the relay.
@@ -43,37 +42,14 @@ fn schedule(bench: &Bench, rate: u64) -> Result<Schedule> {
 /// Through an outbox and a relay.
 pub async fn run(bench: &Bench, broker: Broker, rate: u64, run: usize) -> Result<Values> {
     let label = format!("load-{}-{rate}-{run}", broker.name());
-    let client = bench.database.connect().await?;
-    client.execute("SELECT tide.outbox_create($1)", &[&label]).await?;
-    let target = broker.create_target(bench, &label).await?;
-    let config = target.config(bench, Shape::USUAL);
-    bench.set_outbox(&label, &label, broker.name(), &config).await?;
-    let mut publishers = Vec::new();
-    for _ in 0..PUBLISHERS {
-        publishers.push(Publisher::commit(bench, &label).await?);
-    }
-    let mut relay = bench.start_relay(&label)?;
-    let schedule = schedule(bench, rate)?;
-    let mut check = || relay.check();
-    let delays = match latency::measure(bench, &target, publishers, schedule, &mut |_| {}, &mut check).await {
-        Ok(delays) => delays.since_due,
-        Err(error) => return Err(relay.blame(&error)),
-    };
-    relay.stop().await?;
-    bench.delete_pipeline(&label).await?;
-    target.delete(bench).await?;
-    percentiles(&format!("load.{}.r{rate}", broker.name()), &delays)
+    let delays = latency::through_relay(bench, broker, &label, schedule(bench, rate)?).await?;
+    percentiles(&format!("load.{}.r{rate}", broker.name()), &delays.since_due)
 }
 
 /// By the plain client library.
 pub async fn limit(bench: &Bench, broker: Broker, rate: u64, run: usize) -> Result<Values> {
     let label = format!("limit-load-{}-{rate}-{run}", broker.name());
-    let target = broker.create_target(bench, &label).await?;
-    let publisher = Publisher::send(bench, &target)?;
-    let publishers = (0..PUBLISHERS).map(|_| publisher.clone()).collect();
-    let schedule = schedule(bench, rate)?;
-    let delays = latency::measure(bench, &target, publishers, schedule, &mut |_| {}, &mut || Ok(())).await?;
-    target.delete(bench).await?;
+    let delays = latency::by_client(bench, broker, &label, schedule(bench, rate)?).await?;
     percentiles(
         &format!("limit.load.{}.r{rate}", broker.name()),
         &delays.since_due,

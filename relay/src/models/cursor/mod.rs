@@ -141,16 +141,6 @@ impl Model for Cursor {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let nothing = Snapshot::of_nothing();
-        let progress = Progress {
-            round: Arc::new(Round {
-                old: nothing.clone(),
-                new: nothing,
-            }),
-            last_id: 0,
-            committed_offset: 0,
-            positions: Positions::new(),
-        };
         let ticker = Ticker {
             sequence_value: None,
             next_xid: None,
@@ -163,7 +153,7 @@ impl Model for Cursor {
             tickers: vec![ticker; self.relays],
             attempt: None,
             stored: Arc::new(Stored {
-                progress,
+                progress: Progress::none(),
                 low_water: (0, Positions::new()),
             }),
             log: Vec::new(),

@@ -69,14 +69,17 @@ pub(super) async fn set(
     }
 }
 
-/// Whether the cluster would let this client have a fence, as far as can be
-/// seen without taking an id over.
-pub(super) async fn probe(
+/// Why the cluster would not let this client have a fence, if so and as far as
+/// can be seen without taking an id over.
+pub(in super::super) async fn denied(
     watch: &Watch,
     brokers: &[(String, u16)],
     transactional_id: &str,
-) -> Result<(), NoFence> {
-    find(watch, brokers, transactional_id).await.map(drop)
+) -> Option<String> {
+    match find(watch, brokers, transactional_id).await {
+        Err(NoFence::Denied(reason) | NoFence::NoCoordinator(reason)) => Some(reason),
+        Ok(_) | Err(NoFence::Fenced | NoFence::Failed(_)) => None,
+    }
 }
 
 async fn attempt(

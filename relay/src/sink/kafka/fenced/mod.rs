@@ -38,19 +38,7 @@ use crate::broker::kafka::Watch;
 use crate::config::KafkaSinkSpec;
 use crate::status::now_micros;
 
-pub(super) use self::fence::NoFence;
-
-/// Why the cluster would not let this client shut earlier owners out, if so.
-pub(super) async fn denied(
-    watch: &Watch,
-    bootstrap: &[(String, u16)],
-    transactional_id: &str,
-) -> Option<String> {
-    match fence::probe(watch, bootstrap, transactional_id).await {
-        Err(NoFence::Denied(reason) | NoFence::NoCoordinator(reason)) => Some(reason),
-        Ok(()) | Err(NoFence::Fenced | NoFence::Failed(_)) => None,
-    }
-}
+pub(super) use self::fence::{NoFence, denied};
 
 /// Messages without a key go to one partition for so long: fewer and larger
 /// batches.
